@@ -25,11 +25,12 @@ def publish() -> None:
 
 def render(results: Sequence[CaseResult]) -> str:
     """The machines and the table of all cases, as markdown."""
-    lines = [_machine(results), "", "| # | work | beside | figure | median | quartiles | goal | |"]
-    lines.append("|---:|---|---|---|---:|---|---:|---|")
+    lines = [_machine(results), "", "| # | work | beside | rounds | figure | median | quartiles | goal | |"]
+    lines.append("|---:|---|---|---:|---|---:|---|---:|---|")
     for result in results:
         for position, figure in enumerate(result.figures):
-            words = (result.case, result.work, result.yardstick) if position == 0 else ("", "", "")
+            of_case = (result.case, result.work, result.yardstick, str(result.rounds))
+            words = of_case if position == 0 else ("",) * len(of_case)
             lines.append(f"| {' | '.join([*words, *_row(figure)])} |")
     return "\n".join(lines) + "\n"
 

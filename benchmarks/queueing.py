@@ -114,6 +114,6 @@ def choice(databases: Databases, batch: int) -> tuple[list[DocumentRange], list[
     """The documents, prompts and connections of a sealed batch."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
-        documents = list(files.stored_names(connection, batch))
+        documents = list(files.named_ranges(connection, batch))
     config = sealed.config if sealed else {"prompts": [], "connections": []}
     return documents, config["prompts"], config["connections"]

@@ -37,6 +37,11 @@ class CaseResult:
     experiments: dict[str, dict[str, dict[str, float]]]
     runs: dict[str, list[dict[str, Any]]]
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds were measured."""
+        return len({run["round"] for found in self.runs.values() for run in found})
+
 
 def case_result(case: Case, measured: Measured, machine: dict[str, Any]) -> CaseResult:
     """Compute the figures of a case and collect everything that is stored about it."""

@@ -188,7 +188,7 @@ class Documents:
 
 
 def small_documents(*, quick: bool) -> Case:
-    """Case 1, and 1c, which is its CPU."""
+    """Case 1."""
     count, rounds = (50, 1) if quick else (10_000, 7)
     pdfs = Documents(PDFS, count, 20 * material.KIB)
     sides = [pdfs.ours(), pdfs.copied(), pdfs.copied_in_binary()]

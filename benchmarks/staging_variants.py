@@ -1,4 +1,4 @@
-"""Cases 1b, 1t and 1f: case 1 from the shell, with real texts, and on a new server."""
+"""Cases 1b, 1t and 1f: as case 1, but random bytes from the shell, real texts, and on a new server."""
 
 import os
 import shutil

@@ -74,14 +74,13 @@ def defs() -> dg.Definitions:
 
 # Dagster asks twice in each run, which took an eighth of a run's time.
 @lru_cache(maxsize=1)
-def _definitions(_: Settings) -> dg.Definitions:
-    own = own_definitions()
+def _definitions(settings: Settings) -> dg.Definitions:
+    own = own_definitions(settings)
     return dg.Definitions.merge(own, *users_definitions(own))
 
 
-def own_definitions() -> dg.Definitions:
-    """The definitions of this project. Cron expressions and the webhook's URL come from the environment."""
-    settings = Settings.from_environment()
+def own_definitions(settings: Settings) -> dg.Definitions:
+    """The definitions of this project. Cron expressions and the webhook's URL come from the settings."""
     return assembled(
         settings,
         assets=ASSETS,

@@ -1,5 +1,6 @@
 """Processes long lists in portions, so that memory is bounded however long they are."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -7,6 +8,7 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Portion = TypeVar("_Portion")
+_Result = TypeVar("_Result")
 
 
 def in_portions(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
@@ -16,17 +18,24 @@ def in_portions(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
         yield portion
 
 
-def overlap(work: Callable[[_Portion], object], portions: Iterable[_Portion]) -> None:
-    """Call `work` for each portion, in order, in another thread; meanwhile the next portion is prepared.
+def in_parallel(
+    work: Callable[[_Portion], _Result], portions: Iterable[_Portion], workers: int
+) -> Iterator[_Result]:
+    """Call `work` for each portion in other threads, and yield the results in order of the portions.
 
-    Two calls never overlap, and none is running when this function returns or raises. It raises what
-    `work` or `portions` raised.
+    Meanwhile the next portion is prepared: `workers` + 1 are in memory. Raises what `work` or `portions`
+    raised; a portion that was prepared already may be processed after a failure. No work is running when the
+    iterator ends, raises or is closed.
     """
-    running: Future[object] | None = None
-    with ThreadPoolExecutor(1) as thread:
-        for portion in portions:
-            if running is not None:
-                running.result()
-            running = thread.submit(work, portion)
-        if running is not None:
-            running.result()
+    with ThreadPoolExecutor(workers) as pool:
+        started: deque[Future[_Result]] = deque()
+        try:
+            for portion in portions:
+                started.append(pool.submit(work, portion))
+                if len(started) > workers:
+                    yield started.popleft().result()
+            while started:
+                yield started.popleft().result()
+        finally:
+            for waiting in started:
+                waiting.cancel()

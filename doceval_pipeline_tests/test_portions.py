@@ -1,4 +1,4 @@
-"""Portions: nothing is lost or doubled, and work on one never overlaps with work on the next."""
+"""Portions: nothing is lost or doubled, and at most so many are processed or in memory as was asked for."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline.portions import in_portions, overlap
+from doceval_pipeline.portions import in_parallel, in_portions
 
 
 @given(st.lists(st.integers()), st.integers(1, 20))
@@ -19,7 +19,7 @@ def test_portions_have_every_item_once_in_order(items: list[int], size: int) -> 
     assert all(portions)
 
 
-def test_work_is_done_in_order_in_one_other_thread_and_never_twice_at_once() -> None:
+def test_one_worker_is_one_other_thread_that_works_in_order() -> None:
     done: list[int] = []
     threads, busy = set(), threading.Lock()
 
@@ -31,24 +31,42 @@ def test_work_is_done_in_order_in_one_other_thread_and_never_twice_at_once() -> 
         threads.add(threading.get_ident())
         busy.release()
 
-    overlap(work, range(20))
+    assert list(in_parallel(work, range(20), 1)) == [None] * 20
     assert done == list(range(20))
     assert len(threads) == 1
     assert threading.get_ident() not in threads
 
 
-def test_the_next_portion_is_prepared_while_work_is_done() -> None:
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_next_portion_is_prepared_while_all_workers_work(workers: int) -> None:
     prepared = threading.Event()
 
     def portions() -> Iterator[int]:
-        yield 1
+        yield from range(workers)
         prepared.set()
-        yield 2
+        yield workers
 
-    def work(portion: int) -> None:
+    def work(portion: int) -> int:
         assert prepared.wait(30)
+        return portion
 
-    overlap(work, portions())
+    assert list(in_parallel(work, portions(), workers)) == list(range(workers + 1))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_are_in_order_and_no_portion_is_prepared_before_one_is_done(workers: int) -> None:
+    prepared, done = 0, 0
+
+    def portions() -> Iterator[int]:
+        nonlocal prepared
+        for portion in range(30):
+            prepared += 1
+            assert prepared - done <= workers + 1
+            yield portion
+
+    for done, portion in enumerate(in_parallel(lambda portion: portion, portions(), workers), 1):
+        assert portion == done - 1
+    assert done == 30
 
 
 def test_a_failure_of_the_work_ends_it() -> None:
@@ -59,8 +77,9 @@ def test_a_failure_of_the_work_ends_it() -> None:
         raise ValueError(portion)
 
     with pytest.raises(ValueError, match="0"):
-        overlap(work, range(20))
-    assert done == [0]
+        list(in_parallel(work, range(20), 1))
+    # The one that was prepared may have begun.
+    assert done in ([0], [0, 1])
 
 
 def test_no_work_is_running_when_a_failure_of_the_portions_is_raised() -> None:
@@ -78,5 +97,5 @@ def test_no_work_is_running_when_a_failure_of_the_portions_is_raised() -> None:
         finished.set()
 
     with pytest.raises(KeyError):
-        overlap(work, portions())
+        list(in_parallel(work, portions(), 1))
     assert finished.is_set()

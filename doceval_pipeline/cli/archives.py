@@ -45,7 +45,7 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
 
     def archive_one(batch: "BatchRecord") -> ActionResult:
         done = run(batch.id).output_for_node("archive_rows")
-        (progress,) = batch_progress(databases(), str(batch.id))
+        progress = batch_progress(databases(), str(batch.id))
         counts = {name: done[name] for name in ("rows", "documents")}
         line = (
             f"[bold]{batch.key}[/] {progress.batch.state}: {done['rows']:,} rows and {done['documents']:,} "
@@ -96,7 +96,7 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
             restored = restore_and_report(
                 lambda: restoring.restore(opened, incoming, storing, accept_connections=accepted)
             )
-    (progress,) = batch_progress(databases(), str(restored.batch_id))
+    progress = batch_progress(databases(), str(restored.batch_id))
     if as_json:
         print_json({**progress.as_json(), "restored": {**asdict(restored), "path": str(restored.path)}})
         return

@@ -41,7 +41,7 @@ def stage(*, batches: tuple[str, ...], as_json: bool) -> None:
 
     def stage_one(batch: "BatchRecord") -> ActionResult:
         run(batch.id)
-        (progress,) = batch_progress(opened, str(batch.id))
+        progress = batch_progress(opened, str(batch.id))
         documents, cells = progress.documents, progress.cells
         expected = progress.batch.expected_cells
         files, notes = batch_tallies(opened, batch.id), notes_on_assigned(opened, batch.id)
@@ -165,7 +165,7 @@ def _run_on_each(
 
     def act(batch: "BatchRecord") -> ActionResult:
         counts = run(batch.id).output_for_node(op)
-        (progress,) = batch_progress(databases(), str(batch.id))
+        progress = batch_progress(databases(), str(batch.id))
         line = f"[bold]{batch.key}[/] {progress.batch.status}: {in_words(counts)}"
         data = {**progress.as_json(), "done": counts}
         if stages:

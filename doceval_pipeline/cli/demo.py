@@ -124,7 +124,7 @@ def _poll_progress(
 
     deadline = time.monotonic() + SECONDS_TO_COMPLETE
     while time.monotonic() < deadline:
-        yield batch_progress(databases, str(number))[0]
+        yield batch_progress(databases, str(number))
         wait(0.3)
 
 

@@ -9,8 +9,8 @@ from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.command_table import PATIENCE, Patience
 
 
-class HelpWithExamples(click.Command):
-    """A command whose epilog is a list of examples, one per line."""
+class Command(click.Command):
+    """A command whose help ends with examples, lines of its epilog; servers are watched while it runs."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; meanwhile the database servers are watched, unless it supervises them itself.
@@ -35,14 +35,12 @@ class HelpWithExamples(click.Command):
 
 def _patience(ctx: click.Context) -> Patience:
     """The patience of the command of `doceval` that a context belongs to."""
-    while ctx.parent is not None and ctx.parent.parent is not None:
-        ctx = ctx.parent
-    return PATIENCE.get(ctx.info_name or "", Patience.PATIENT)
+    return PATIENCE.get(ctx.find_root().invoked_subcommand or "", Patience.PATIENT)
 
 
 def command(name: str | None = None, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Decorator for a command with examples; see `click.command`."""
-    return click.command(name, cls=HelpWithExamples, **attributes)
+    return click.command(name, cls=Command, **attributes)
 
 
 def examples(*lines: str) -> str:

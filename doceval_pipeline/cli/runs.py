@@ -55,7 +55,7 @@ def open_job(
     with open_instance(settings) as instance:
         instance.add_dynamic_partitions(partitions.NAME, [partition_key(number) for number in numbers])
         tags = run_tags_of(open_databases(settings), numbers)
-        defs = _definitions_of(name)
+        defs = _definitions_of(name, settings)
         job = defs.resolve_job_def(name)
 
         def run(batch_id: int | None = None) -> dg.ExecuteInProcessResult:
@@ -80,14 +80,14 @@ def open_job(
         yield run
 
 
-def _definitions_of(job: str) -> dg.Definitions:
+def _definitions_of(job: str, settings: Settings) -> dg.Definitions:
     """The definitions of a job: of staging alone, which is started most often, or of the whole project."""
     with importing():
         if job == "stage_batch":
             from doceval_pipeline.defs.assembly import staging_definitions as definitions
         else:
             from doceval_pipeline.definitions import own_definitions as definitions
-    return definitions()
+    return definitions(settings)
 
 
 def restore_and_report(restore: Callable[[], "RestoredBatch"]) -> "RestoredBatch":

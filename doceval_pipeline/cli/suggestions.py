@@ -6,7 +6,7 @@ from typing import Any
 import click
 from click.exceptions import NoSuchCommand
 
-from doceval_pipeline.cli.help import HelpWithExamples
+from doceval_pipeline.cli.help import Command
 
 # Similarity of a word with one or two mistyped letters. A lower limit would match `retry` with `restore`.
 MIN_SIMILARITY = 0.75
@@ -72,7 +72,7 @@ WORDS = {
 }
 
 
-class SuggestingGroup(HelpWithExamples, click.Group):
+class SuggestingGroup(Command, click.Group):
     """A group that answers an unknown command with the commands that may have been meant.
 
     Parameters
@@ -83,7 +83,7 @@ class SuggestingGroup(HelpWithExamples, click.Group):
         How the group itself is typed.
     """
 
-    command_class = HelpWithExamples
+    command_class = Command
 
     def __init__(
         self, *args: Any, words: Mapping[str, str] = WORDS, typed: str = "doceval", **kwargs: Any

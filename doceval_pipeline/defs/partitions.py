@@ -4,7 +4,7 @@ The sensor `new_batches` adds partitions; they are never deleted.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,11 @@ def unregistered(instance: dg.DagsterInstance, keys: Sequence[str]) -> list[str]
     """The given keys that have no partition yet, in their order; reads only these partitions."""
     known = instance.get_existing_dynamic_partitions(NAME, keys) if keys else set()
     return [key for key in dict.fromkeys(keys) if key not in known]
+
+
+def of_runs(requests: Iterable[dg.RunRequest]) -> list[str]:
+    """The partitions of requested runs; runs without one are left out."""
+    return [request.partition_key for request in requests if request.partition_key is not None]
 
 
 def batch_check_spec(*args: Any, **kwargs: Any) -> dg.AssetCheckSpec:

@@ -139,6 +139,6 @@ def _ask_for_saved(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> 
             request_saved(connection)
         # Batches that already wait for a run, or that the sensor new_batches requests, are skipped.
         requests = requested_runs(context.instance, databases, RunKind.STAGE)
-    keys = [request.partition_key for request in requests if request.partition_key is not None]
-    context.instance.add_dynamic_partitions(partitions.NAME, partitions.unregistered(context.instance, keys))
+    new = partitions.unregistered(context.instance, partitions.of_runs(requests))
+    context.instance.add_dynamic_partitions(partitions.NAME, new)
     return requests

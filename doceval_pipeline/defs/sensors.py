@@ -5,7 +5,6 @@ a run from starting twice.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import dagster as dg
 
@@ -69,7 +68,7 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
         with databases.doc_eval.connect() as connection:
             ids = newest_and_next(connection, cursor.compared, NEWEST_COMPARED, NEXT_COMPARED)
         requests = requested_runs(context.instance, databases, RunKind.STAGE)
-    new = partitions.unregistered(context.instance, [*map(partition_key, ids), *_partitions_of(requests)])
+    new = partitions.unregistered(context.instance, [*map(partition_key, ids), *partitions.of_runs(requests)])
     following = [number for number in ids if number > cursor.compared][:NEXT_COMPARED]
     is_over = len(following) < NEXT_COMPARED
     return dg.SensorResult(
@@ -118,7 +117,7 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         for state in result.completed
     ]
     # A run for a partition that `new_batches` has not added yet would be an error.
-    new = partitions.unregistered(context.instance, _partitions_of(requests))
+    new = partitions.unregistered(context.instance, partitions.of_runs(requests))
     now = ResponseStatusCursor(seen=result.version, observed=result.observed, told=result.reports)
     return dg.SensorResult(
         asset_events=events,
@@ -211,10 +210,6 @@ def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
     parts = [f"FAILED_STAGING: {', '.join(failed)}"] if failed else []
     parts += [f"SAVED, some assets are missing: {', '.join(rested)}"] if rested else []
     return dg.SkipReason("; ".join(parts) or "no staging has failed")
-
-
-def _partitions_of(requests: Sequence[dg.RunRequest]) -> list[str]:
-    return [request.partition_key for request in requests if request.partition_key is not None]
 
 
 def _newest_staging(instance: dg.DagsterInstance, batch_id: int) -> dg.DagsterRun | None:

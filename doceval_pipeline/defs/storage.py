@@ -209,8 +209,8 @@ def _ping_if_doubtful(
 ) -> None:
     """Ping a pooled connection unless it was used just now and the server has not closed it since.
 
-    A ping at each use would be 160 of the 375 statements of a small run. The server says why it closes a
-    connection, so that there is something to read, as there never is on one that waits for a statement.
+    A ping at each use would be 160 of the 375 statements of a small run. A server that closes a connection
+    sends the reason first; an idle connection has nothing to read.
 
     Raises
     ------

@@ -55,7 +55,7 @@ _ARE_FINISHED = """
     status IN ('COMPLETED', 'FAILED') AND cancelled_at IS NULL AND archived_at IS NULL
     AND reported_digest = result_digest
 """
-_FINISHED = text(f"SELECT id, result_digest FROM batches WHERE {_ARE_FINISHED} ORDER BY id")
+_FINISHED = text(f"SELECT id FROM batches WHERE {_ARE_FINISHED} ORDER BY id")
 # By the server: 100,000 rows would cost a client 0.15 s and 30 MB.
 _DIGEST_OF_FINISHED = text(f"""
     SELECT encode(sha256(convert_to(
@@ -91,16 +91,13 @@ def drift_baseline(connection: Connection, batch_id: int) -> int | None:
     return baseline_id
 
 
-def finished_batches(connection: Connection) -> dict[int, str]:
-    """Finished batches whose report is up to date, with the digest of their results.
-
-    Cancelled and archived batches are left out.
-    """
-    return {row.id: row.result_digest for row in connection.execute(_FINISHED)}
+def finished_batches(connection: Connection) -> list[int]:
+    """Finished batches whose report is up to date, by id; cancelled and archived ones are left out."""
+    return list(connection.scalars(_FINISHED))
 
 
 def digest_of_finished(connection: Connection) -> str | None:
-    """The sha256 of the lines `id:digest` of `finished_batches`; None without any."""
+    """The sha256 of the ids of `finished_batches` and of their results' digests; None without any."""
     digest: str | None = connection.scalar(_DIGEST_OF_FINISHED)
     return digest
 

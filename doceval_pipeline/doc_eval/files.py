@@ -12,7 +12,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.files import DocumentRange, Fingerprint, MeasuredDocument, document_ranges
-from doceval_pipeline.portions import in_portions, overlap
+from doceval_pipeline.portions import in_parallel, in_portions
 
 # Files sent to the server in one statement; rows read from it at a time. Larger portions leave more work
 # after the last file was found: 2,500 took 5 % less time than 5,000 for 10,000 files.
@@ -136,10 +136,6 @@ _UNSTAGED = text(f"""
                         WHERE d.id = b.document_id OFFSET 0) AS found
     ORDER BY b.document_id
 """)
-_COUNT_UNSTAGED = text("""
-    SELECT count(*) AS files, coalesce(sum(file_size), 0)::bigint AS bytes
-    FROM batch_documents WHERE batch_id = :batch_id AND state = 'ASSIGNED'
-""")
 # The rows of given files, without a choice of plan: one lookup for each file. The statistics do not include
 # files that were assigned just now, and other plans read all files of the batch for each portion or file.
 _LOOK_UP = text("""
@@ -222,14 +218,6 @@ class UnstagedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class UnstagedFiles:
-    """How many files are assigned and not stored yet, and their size in bytes."""
-
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class StagedFile:
     """A file whose document is stored in `docs` under `document_id`."""
 
@@ -275,7 +263,8 @@ def write_assignment(connection: Connection, batch_id: int, files: Iterable[Foun
     The server writes one portion of the files while the next one is being found.
     """
     connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
-    overlap(partial(_assign, connection, batch_id), in_portions(files, PORTION))
+    for _ in in_parallel(partial(_assign, connection, batch_id), in_portions(files, PORTION), workers=1):
+        pass
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
@@ -363,15 +352,12 @@ def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[in
     return {batch_id: DocumentCounts(**values) for batch_id, values in counts.items()}
 
 
-def count_unstaged(connection: Connection, batch_id: int) -> UnstagedFiles:
-    """How many files of a batch are assigned and not stored yet."""
-    return UnstagedFiles(**connection.execute(_COUNT_UNSTAGED, {"batch_id": batch_id}).one()._mapping)
-
-
 def unstaged_files(
     connection: Connection, batch_id: int, after: int = 0, most: int | None = None
 ) -> list[UnstagedFile]:
     """The files of a batch that are assigned and not stored yet, in the order of their ids.
+
+    The rest of the caller's transaction is planned without sorting (`enable_sort = off`).
 
     Parameters
     ----------
@@ -386,7 +372,10 @@ def unstaged_files(
 
 
 def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
-    """Record files as stored; files that are no longer ASSIGNED are not changed."""
+    """Record files as stored; files that are no longer ASSIGNED are not changed.
+
+    The rest of the caller's transaction is planned with lookups (`_LOOK_UP`).
+    """
     connection.execute(_LOOK_UP)
     connection.execute(
         _MARK_STAGED,
@@ -403,7 +392,7 @@ def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFil
 
 
 def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]) -> None:
-    """Record files as rejected; `reasons` is by file id."""
+    """Record files as rejected; `reasons` is by file id. The transaction is planned as by `mark_staged`."""
     connection.execute(_LOOK_UP)
     connection.execute(
         _MARK_REJECTED,
@@ -439,13 +428,13 @@ def staged_documents(connection: Connection, batch_id: int) -> dict[str, Measure
     return {row.sha256: MeasuredDocument(row.size, row.content_type) for row in rows}
 
 
-def stored_ids(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
+def stored_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
     """The stored documents of a batch, without names; at least one range. Reads a portion at a time."""
     return document_ranges((ids, ()) for (ids,) in _columns(connection, _STORED_IDS, batch_id))
 
 
-def stored_names(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
-    """As `stored_ids`, with the path of a file below its folder for each document."""
+def named_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
+    """As `stored_ranges`, with the path of a file below its folder for each document."""
     return document_ranges(_columns(connection, _STORED_NAMES, batch_id))
 
 

@@ -108,9 +108,7 @@ class LastFolder:
         self._opened, self._descriptor = None, -1
 
 
-def read_document(
-    folder: str | Path, path: bytes, max_bytes: int, last: LastFolder | None = None
-) -> ReadDocument:
+def read_document(folder: str | Path, path: bytes, max_bytes: int, last: LastFolder) -> ReadDocument:
     """Read a document once and identify it; memory is bounded by `SMALL_DOCUMENT`.
 
     Parameters
@@ -120,17 +118,14 @@ def read_document(
     max_bytes
         Larger documents are rejected.
     last
-        Kept by a caller that reads many documents.
+        Keeps the document's folder open for the next one.
 
     Raises
     ------
     DocumentRejected
         It vanished, is not a readable regular file, is empty or too large, or kept changing.
     """
-    if last is not None:
-        return _read(folder, path, max_bytes, last, identify=True)
-    with LastFolder() as alone:
-        return _read(folder, path, max_bytes, alone, identify=True)
+    return _read(folder, path, max_bytes, last, identify=True)
 
 
 def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str, int]:
@@ -142,7 +137,8 @@ def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str,
 
 def fingerprint_document(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
     """What a document is known by, without its content; raises as `read_document`."""
-    return read_document(folder, path, max_bytes).fingerprint
+    with LastFolder() as last:
+        return read_document(folder, path, max_bytes, last).fingerprint
 
 
 def encoded_chunks(folder: str | Path, path: bytes, expected: ReadDocument) -> Iterator[bytes]:
@@ -253,8 +249,8 @@ def _read_steadily(descriptor: int, path: bytes, max_bytes: int, *, identify: bo
         raise DocumentRejected(EMPTY)
     _let_settle(before)
     content = _whole(descriptor, before.st_size) if before.st_size <= SMALL_DOCUMENT else None
-    digest, size = hashlib.sha256(content or b""), len(content or b"")
-    for piece in _pieces(descriptor) if content is None else ():
+    digest, size = hashlib.sha256(), 0
+    for piece in _pieces(descriptor) if content is None else (content,):
         digest.update(piece)
         size += len(piece)
         if size > before.st_size:
@@ -293,7 +289,7 @@ def _mark(status: os.stat_result) -> tuple[int, int, int]:
 def _whole(descriptor: int, size: int) -> bytes:
     """The bytes of a document of `size` bytes; fewer or more if its size has changed.
 
-    No second read finds the end: a file that has grown has another time.
+    Asks for one byte more than `size`, so that growth shows without a second read.
     """
     content = _some(descriptor, size + 1)
     while len(content) < size and (more := _some(descriptor, size + 1 - len(content))):

@@ -234,6 +234,29 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What the database counts of a batch besides its results."""
+
+    throughput: Throughput | None = None
+    reused: int = 0
+    """Documents that were stored before this batch was staged."""
+    content_bytes: int = 0
+    attempts: Sequence[tuple[int, int]] = ()
+    """Attempt number, and how many evaluations have it as their current one."""
+    origins: Sequence[ReusedFrom] = ()
+    """The newest batches that results were reused from."""
+    all_origins: int = 0
+    """All batches of this installation that results were reused from."""
+    is_from_elsewhere: bool = False
+    """Whether results were reused from another installation, too."""
+
+    @property
+    def origins_left_out(self) -> int:
+        """How many places that results were reused from are not in `origins`."""
+        return self.all_origins + self.is_from_elsewhere - len(self.origins)
+
+
+@dataclass(frozen=True, slots=True)
 class Insights:
     """All insights of a batch; an empty tuple or None if there is nothing to show."""
 
@@ -244,21 +267,10 @@ class Insights:
     disagreements: Sequence[Disagreement]
     agreements: Sequence[Agreement]
     previous: SincePrevious | None
-    throughput: Throughput | None
     costs: Sequence[Cost]
     seconds: ProcessingTime | None
-    reused: int
-    """Documents that were stored before this batch was staged."""
-    content_bytes: int
-    attempts: Sequence[tuple[int, int]]
-    """Attempt number, and how many evaluations have it as their current one."""
     provenance: Provenance
-    origins: Sequence[ReusedFrom] = ()
-    """The newest batches that results were reused from."""
-    all_origins: int = 0
-    """All batches of this installation that results were reused from."""
-    is_from_elsewhere: bool = False
-    """Whether results were reused from another installation, too."""
+    counts: BatchCounts = BatchCounts()
     overall: PromptLeaderboard | None = None
     """None unless at least two prompts have a weight."""
     below_thresholds: Sequence[BelowThreshold] = ()
@@ -271,10 +283,5 @@ class Insights:
         """All leaderboards: the overall one first, then one for each prompt."""
         return [*([] if self.overall is None else [self.overall]), *self.leaderboards]
 
-    @property
-    def origins_left_out(self) -> int:
-        """How many places that results were reused from are not in `origins`."""
-        return self.all_origins + self.is_from_elsewhere - len(self.origins)
 
-
-NOTHING = Insights(None, (), (), (), (), None, None, (), None, 0, 0, (), Provenance(()))
+NOTHING = Insights(None, (), (), (), (), None, (), None, Provenance(()))

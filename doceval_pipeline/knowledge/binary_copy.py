@@ -19,6 +19,7 @@ Row = TypeVar("Row")
 
 _HEADER_BYTES = 19
 _ARRAY_HEADER_BYTES = 20
+_COUNT, _LENGTH = struct.Struct("!h"), struct.Struct("!i")
 
 
 def copy_rows(
@@ -62,41 +63,37 @@ def array(field: memoryview | None, kind: str) -> NDArray[Any]:
 
 
 class _Rows(Generic[Row]):
-    """A file that COPY writes to."""
+    """A file that COPY writes to, a message at a time: each has one row.
+
+    https://www.postgresql.org/docs/current/protocol-message-formats.html, "CopyData". The first message
+    begins with the header.
+    """
 
     def __init__(self, decode: Callable[[Fields], Row]) -> None:
         self.decoded: list[Row] = []
         self._decode = decode
-        self._left = b""
         self._has_header = False
 
     def write(self, data: bytes) -> int:
-        """Decode the rows that are complete with this data."""
-        self._left += data
-        if not self._has_header and len(self._left) >= _HEADER_BYTES:
-            self._left, self._has_header = self._left[_HEADER_BYTES:], True
-        while self._has_header and (fields := self._next()) is not None:
+        """Decode the row of a message."""
+        row = memoryview(data)
+        if not self._has_header:
+            row, self._has_header = row[_HEADER_BYTES:], True
+        if row and (fields := _fields(row)) is not None:
             self.decoded.append(self._decode(fields))
         return len(data)
 
-    def _next(self) -> Fields | None:
-        """The fields of the next row; None if it has not arrived completely, or at the end."""
-        fields: Fields = []
-        data = memoryview(self._left)
-        place = 2
-        if len(self._left) < place:
-            return None
-        (count,) = struct.unpack_from("!h", self._left)
-        if count < 0:
-            return None
-        for _ in range(count):
-            if len(self._left) < place + 4:
-                return None
-            (length,) = struct.unpack_from("!i", self._left, place)
-            place += 4
-            if len(self._left) < place + length:
-                return None
-            fields.append(None if length < 0 else data[place : place + length])
-            place += max(0, length)
-        self._left = self._left[place:]
-        return fields
+
+def _fields(row: memoryview) -> Fields | None:
+    """The fields of a row; None for the trailer."""
+    (count,) = _COUNT.unpack_from(row)
+    if count < 0:
+        return None
+    fields: Fields = []
+    place = _COUNT.size
+    for _ in range(count):
+        (length,) = _LENGTH.unpack_from(row, place)
+        place += _LENGTH.size
+        fields.append(None if length < 0 else row[place : place + length])
+        place += max(0, length)
+    return fields

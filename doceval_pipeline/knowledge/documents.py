@@ -89,7 +89,7 @@ def missing_documents(connection: Connection, ids: Sequence[int]) -> list[int]:
     return list(connection.scalars(_ABSENT, {"ids": arrays.of_numbers(ids)}))
 
 
-def reserve_ids(connection: Connection, count: int) -> list[int]:
+def take_ids(connection: Connection, count: int) -> list[int]:
     """Take ids for new documents from the sequence of `docs`; empty if the role may not."""
     return list(connection.scalars(_RESERVED, {"count": count}))
 
@@ -120,7 +120,9 @@ def copy_documents(
     columns = "id, " * with_ids + "created_at, " * with_times + _COLUMNS
     statement = f"COPY docs ({columns}) FROM STDIN (FORMAT binary)"
     try:
-        copy(connection, statement, _joined(_binary_rows(documents)))
+        copy(
+            connection, statement, _joined(_binary_rows(documents, with_ids=with_ids, with_times=with_times))
+        )
     except psycopg2.errors.UniqueViolation:
         raise DocumentArrived from None
 
@@ -138,12 +140,14 @@ def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(buffer)
 
 
-def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
+def _binary_rows(
+    documents: Iterable[NewDocument], *, with_ids: bool = False, with_times: bool = False
+) -> Iterator[bytes]:
     yield _HEADER
     for document in documents:
         fingerprint = document.fingerprint
         length = 4 * ((fingerprint.size + 2) // 3)
-        before = [value for value in (document.id, document.created_at) if value is not None]
+        before = [document.id] * with_ids + [document.created_at] * with_times
         yield b"".join(
             (
                 struct.pack("!h", 6 + len(before)),

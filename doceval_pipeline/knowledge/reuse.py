@@ -116,10 +116,14 @@ def find_reusable(
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
 ) -> list[Reusable]:
-    """The results that `enqueue` with `reuse` would take for these `docs.id`, by batch and connection."""
+    """The results that `enqueue` with `reuse` would take for these `docs.id`, by batch and connection.
+
+    If there are any, the caller's transaction has more memory from here on.
+    """
     questions = _same_questions(connection, _asked(batch_id, prompts, connections))
     if not questions:
         return []
+    connection.execute(MORE_MEMORY)
     parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents), "file_names": "{}"}
     rows = connection.execute(_REUSABLE, {**parameters, **questions})
     return [Reusable(**row._mapping) for row in rows]
@@ -131,10 +135,16 @@ def lock_same_questions(
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
 ) -> dict[str, str]:
-    """Lock the questions of other batches, and find the same ones, for `take_results`; empty without any."""
+    """Lock the questions of other batches, and find the same ones, for `take_results`; empty without any.
+
+    If there are any, the caller's transaction has more memory from here on.
+    """
     parameters = _asked(batch_id, prompts, connections)
     connection.execute(_LOCK_QUESTIONS, parameters)
-    return _same_questions(connection, parameters)
+    questions = _same_questions(connection, parameters)
+    if questions:
+        connection.execute(MORE_MEMORY)
+    return questions
 
 
 def take_results(
@@ -160,7 +170,6 @@ def _same_questions(connection: Connection, parameters: Mapping[str, Any]) -> di
     rows = connection.execute(_SAME_QUESTIONS, parameters).all()
     if not rows:
         return {}
-    connection.execute(MORE_MEMORY)
     return {name: arrays.of_numbers(getattr(row, name) for row in rows) for name in _QUESTION_COLUMNS}
 
 

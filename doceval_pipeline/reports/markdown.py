@@ -101,8 +101,8 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
         "cells_simulated": figures.sums.simulated,
         "cells_reprocessed": figures.sums.reprocessed,
         "cells_reused": figures.sums.reused,
-        "contents_reused": insights.reused,
-        "content_bytes": insights.content_bytes,
+        "contents_reused": insights.counts.reused,
+        "content_bytes": insights.counts.content_bytes,
     }
     if scores:
         numbers["mean_score"] = scores.mean
@@ -224,9 +224,9 @@ def _total(total: Total | None, figures: ReportFigures, written: Callable[[float
 
 
 def _reused(figures: ReportFigures) -> str:
-    origins = figures.insights.origins
+    origins = figures.insights.counts.origins
     shown = ", ".join(origin.partition_key or ELSEWHERE for origin in origins[:ORIGINS_SHOWN])
-    more = figures.insights.origins_left_out + len(origins[ORIGINS_SHOWN:])
+    more = figures.insights.counts.origins_left_out + len(origins[ORIGINS_SHOWN:])
     return f"{figures.sums.reused:,} from {shown}{f' and {more:,} more' if more > 0 else ''}"
 
 

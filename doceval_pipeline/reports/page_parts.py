@@ -25,7 +25,7 @@ def sections(
             shown.append((target, title))
         elif absent:
             nothing.append(absent)
-    throughput = data.insights.throughput
+    throughput = data.insights.counts.throughput
     if throughput and throughput.bins and not throughput.stalls:
         nothing.append("stalls")
     return shown, nothing
@@ -63,7 +63,7 @@ def _all(data: ReportInput, figures: ReportFigures, words: Words) -> Iterator[tu
     yield "disagreements", "Disagreement", f"disagreement {between}", bool(insights.disagreements)
     yield "agreement", "Agreement", f"agreement {between}", bool(insights.agreements)
     yield "previous", "Change", "change since an earlier batch", _has_change(insights.previous)
-    throughput = insights.throughput
+    throughput = insights.counts.throughput
     yield "throughput", "Throughput", "throughput", bool(throughput and throughput.bins)
     yield "reprocessed", "Reprocessed", "reprocessed evaluations", bool(figures.sums.reprocessed)
     yield "left-out", "Files left out", "files left out", bool(data.not_evaluated)

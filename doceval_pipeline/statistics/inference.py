@@ -190,20 +190,15 @@ def holm(ps: Sequence[float]) -> list[float]:
     return result
 
 
-def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Spearman's correlation of pairs; None if one side always scores the same, or for a single pair."""
-    return correlation_of_places(places(first), places(second))
-
-
 def places(values: ArrayLike) -> Places:
     """The place of each value among all different values, from 0, the lowest first; equal ones share it."""
     return np.unique(np.asarray(values, dtype=np.float64), return_inverse=True)[1].ravel()
 
 
 def correlation_of_places(first: Places, second: Places) -> float | None:
-    """`rank_correlation` of pairs whose `places` are known, in those values or among more of them.
+    """Spearman's correlation of pairs; None if one side always scores the same, or for a single pair.
 
-    Values that are in many pairs are sorted once.
+    `places` are those in the given values or among more of them: values in many pairs are sorted once.
     """
     if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None

@@ -124,6 +124,7 @@ def test_a_case_runs_in_a_tiny_size_and_its_result_is_kept(name: str, tmp_path: 
     case = CASES[name](quick=True)
     result = case_result(case, run_case(case, 1), describe_machine())
     assert [figure for figure in result.figures if figure.goal is not None]
+    assert result.rounds == 1
     write_result(result, tmp_path)
     assert read_results(tmp_path) == [result]
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from doceval_pipeline.batches.databases import DOC_EVAL, database_url
 from doceval_pipeline.cli import cli, waiting
-from doceval_pipeline.cli.command_table import ENTRIES, PATIENCE, Patience
+from doceval_pipeline.cli.command_table import ENTRIES, PATIENCE, CommandEntry, Patience
 from doceval_pipeline.cli.waiting import PROBE, SECONDS_TO_MENTION, DatabaseServer, _server, _watch
 from doceval_pipeline.embedded import sockets
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -172,22 +172,31 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return noted
 
 
-@pytest.mark.parametrize(
-    "command", [entry.name for entry in ENTRIES if entry.patience is Patience.SUPERVISES]
-)
-def test_what_supervises_is_not_watched(
-    command: str, watched: list[bool], monkeypatch: pytest.MonkeyPatch
+def leaves(command: click.Command, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and how it is typed; those of a group, also of groups in it."""
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    for name, below in command.commands.items():
+        yield from leaves(below, *words, name)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_each_command_is_watched_by_its_patience_and_not_if_it_supervises(
+    entry: CommandEntry, watched: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for each in (command, "status"):
+    for words, leaf in leaves(cli.commands[entry.name], entry.name):
         # Without its work, so that nothing is started.
-        monkeypatch.setattr(cli.commands[each], "params", [])
-        monkeypatch.setattr(cli.commands[each], "callback", lambda: None)
-        assert CliRunner().invoke(cli, [each]).exit_code == 0
-    assert watched == [True]
+        monkeypatch.setattr(leaf, "params", [])
+        monkeypatch.setattr(leaf, "callback", lambda: None)
+        assert CliRunner().invoke(cli, words).exit_code == 0
+        supervises = entry.patience is Patience.SUPERVISES
+        assert watched == ([] if supervises else [entry.patience is Patience.ENDS]), words
+        watched.clear()
 
 
 @pytest.mark.parametrize("command", ["status", "recurring list", "stage"])
-def test_a_command_is_watched_by_its_own_patience_and_its_help_is_not(
+def test_a_command_is_watched_and_its_help_is_not(
     command: str, watched: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *rest = command.split()

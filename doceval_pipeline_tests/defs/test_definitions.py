@@ -30,8 +30,10 @@ BatchOf = Callable[..., Sample]
 
 def test_staging_alone_is_the_same_job_as_among_all_definitions() -> None:
     # The command line defines staging alone; the UI shows its runs beside those of all definitions.
+    settings = Settings.from_environment()
     alone, among_all = (
-        defs.resolve_job_def("stage_batch") for defs in (staging_definitions(), own_definitions())
+        defs.resolve_job_def("stage_batch")
+        for defs in (staging_definitions(settings), own_definitions(settings))
     )
     assert alone.get_job_snapshot_id() == among_all.get_job_snapshot_id()
     plans = [snapshot_from_execution_plan(create_execution_plan(job), "") for job in (alone, among_all)]

@@ -63,7 +63,7 @@ def completed(batch: Sample, instance: dg.DagsterInstance) -> Any:
 
 
 def notices(batch: Sample) -> str:
-    (progress,) = batch_progress(batch.databases, str(batch.id))
+    progress = batch_progress(batch.databases, str(batch.id))
     return " | ".join(progress.notices)
 
 
@@ -406,7 +406,7 @@ def test_a_run_of_a_user_is_never_ended(databases: Databases, instance: dg.Dagst
 
 
 def test_every_job_asset_and_check_of_ours_is_known_to_hold_a_lock() -> None:
-    own = own_definitions()
+    own = own_definitions(Settings.from_environment())
     graph = own.resolve_asset_graph()
     assert {job.name for job in own.jobs or ()} == dead_runs._WITH_LOCK
     assert graph.executable_asset_keys == dead_runs._ASSETS_WITH_LOCK

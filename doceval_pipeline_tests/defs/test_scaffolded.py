@@ -29,6 +29,7 @@ import json, warnings
 import dagster as dg
 warnings.simplefilter("error", dg.PreviewWarning)
 from doceval_pipeline.definitions import defs, own_definitions
+from doceval_pipeline.settings import Settings
 def names(definitions):
     repository = definitions.get_repository_def()
     return [
@@ -38,7 +39,7 @@ def names(definitions):
         [each.name for each in [*repository.sensor_defs, *repository.schedule_defs]],
         list(repository.get_top_level_resources()),
     ]
-print(json.dumps([names(defs()), names(own_definitions())]))
+print(json.dumps([names(defs()), names(own_definitions(Settings.from_environment()))]))
 """
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from doceval_pipeline.documents.content_type import HEAD_BYTES, content_type
 from doceval_pipeline.documents.libmagic import UNKNOWN, recognise
-from doceval_pipeline.documents.reading import SMALL_DOCUMENT, DocumentRejected, read_document
+from doceval_pipeline.documents.reading import SMALL_DOCUMENT, DocumentRejected
 from doceval_pipeline.documents.source import Source
 from doceval_pipeline_tests.documents import structures
+from doceval_pipeline_tests.documents.reading_alone import read_alone
 from doceval_pipeline_tests.documents.structures import OOXML, office, ole, pdf, zip_of
 
 LIMIT = 50 * 1024 * 1024
@@ -367,7 +368,7 @@ def test_a_large_document_is_recognised_from_the_open_file(
 ) -> None:
     (tmp_path / "file").write_bytes(content)
     os.utime(tmp_path / "file", (1_000_000_000, 1_000_000_000))
-    found = read_document(tmp_path, b"file", LIMIT)
+    found = read_alone(tmp_path, b"file", LIMIT)
     assert (found.content, found.fingerprint.content_type) == (None, expected)
 
 
@@ -386,7 +387,7 @@ def test_a_file_that_changes_while_its_type_is_found_is_rejected(
 
     monkeypatch.setattr(Source, "of_file", changing)
     with pytest.raises(DocumentRejected, match="changed while being read"):
-        read_document(tmp_path, b"file", LIMIT)
+        read_alone(tmp_path, b"file", LIMIT)
 
 
 @pytest.mark.parametrize(

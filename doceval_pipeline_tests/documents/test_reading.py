@@ -28,6 +28,7 @@ from doceval_pipeline.documents.reading import (
 )
 from doceval_pipeline.documents.source import Source
 from doceval_pipeline.documents.walk import SYMLINK, VANISHED
+from doceval_pipeline_tests.documents.reading_alone import read_alone
 
 LIMIT = 50 * 1024 * 1024
 
@@ -49,7 +50,7 @@ def write(folder: Path, content: bytes, name: str = "file.bin") -> bytes:
 def test_fingerprint_and_base64_are_of_the_bytes_on_disk(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     path = write(tmp_path, content)
-    found = read_document(tmp_path, path, LIMIT)
+    found = read_alone(tmp_path, path, LIMIT)
     assert (found.fingerprint.size, found.fingerprint.sha256) == (size, hashlib.sha256(content).hexdigest())
     assert (found.content is None) == (size > SMALL_DOCUMENT)
     encoded = b"".join(encoded_chunks(tmp_path, path, found))
@@ -65,10 +66,10 @@ def test_no_path_leads_out_of_its_folder(tmp_path: Path, path: str) -> None:
     folder = tmp_path / "folder"
     (folder / "in").mkdir(parents=True)
     write(tmp_path, b"secret", "secret")
-    found = read_document(folder, write(folder, b"fine", "in/f"), LIMIT)
+    found = read_alone(folder, write(folder, b"fine", "in/f"), LIMIT)
     led = path.format(tmp_path).encode()
     with pytest.raises(DocumentRejected) as caught:
-        read_document(folder, led, LIMIT)
+        read_alone(folder, led, LIMIT)
     assert caught.value.reason == OUTSIDE
     with pytest.raises(DocumentRejected):
         list(encoded_chunks(folder, led, replace(found, content=None)))
@@ -90,7 +91,7 @@ def test_what_no_encoder_writes_is_not_decoded(text: str) -> None:
 
 def reason(folder: Path, path: bytes, limit: int = LIMIT) -> str:
     with pytest.raises(DocumentRejected) as caught:
-        read_document(folder, path, limit)
+        read_alone(folder, path, limit)
     return caught.value.reason
 
 
@@ -113,7 +114,7 @@ def test_changes_of_a_file_since_the_walk_are_reported(tmp_path: Path) -> None:
 def test_a_large_file_that_changes_between_the_two_readings_ends_in_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, b"a" * (2 * PIECE))
     # As of a document that is too large to be kept.
-    found = replace(read_document(tmp_path, path, LIMIT), content=None)
+    found = replace(read_alone(tmp_path, path, LIMIT), content=None)
     for changed in (b"b" * (2 * PIECE), b"a" * (2 * PIECE - 1), b"a" * (2 * PIECE + 1)):
         write(tmp_path, changed)
         with pytest.raises(DocumentRejected, match="changed while being read"):
@@ -138,7 +139,7 @@ def test_a_file_that_is_being_rewritten_is_read_whole_once_its_writer_is_done(tm
     begun.wait()
     assert reason(tmp_path, path) == "changed while being read"
     threading.Timer(0.5, stop.set).start()
-    found = read_document(tmp_path, path, LIMIT)
+    found = read_alone(tmp_path, path, LIMIT)
     writer.join()
     assert found.fingerprint.sha256 == hashlib.sha256(b"A" * size).hexdigest()
 
@@ -148,7 +149,7 @@ def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
         for _ in range(40):
             file.write(os.urandom(1024 * 1024))
     tracemalloc.start()
-    found = read_document(tmp_path, b"big", LIMIT)
+    found = read_alone(tmp_path, b"big", LIMIT)
     total = sum(len(piece) for piece in encoded_chunks(tmp_path, b"big", found))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -179,7 +180,7 @@ def test_the_content_type_is_read_from_the_bytes(tmp_path: Path, head: bytes, ex
     assert content_type(Source.of(head)) == expected
     if head:
         assert (
-            read_document(tmp_path, write(tmp_path, head, "misleading.mp3"), LIMIT).fingerprint.content_type
+            read_alone(tmp_path, write(tmp_path, head, "misleading.mp3"), LIMIT).fingerprint.content_type
             == expected
         )
 

@@ -17,9 +17,9 @@ from doceval_pipeline.documents.reading import (
     DocumentRejected,
     decode,
     encoded_chunks,
-    read_document,
 )
 from doceval_pipeline.documents.walk import EMPTY, NOT_REGULAR, SYMLINK, TOO_LARGE, VANISHED, Rules, walk
+from doceval_pipeline_tests.documents.reading_alone import read_alone
 from doceval_pipeline_tests.documents.rewriting import is_whole, rewritten
 
 LIMIT = 50 * 1024 * 1024
@@ -30,7 +30,7 @@ def read(path: Path, twice: bool) -> str:
     """What became of one try: a whole version, a torn one, or the reason why there is none."""
     name = os.fsencode(path.name)
     try:
-        found = read_document(path.parent, name, LIMIT)
+        found = read_alone(path.parent, name, LIMIT)
         # As of a document that is too large to be kept: it is read again while it is stored.
         expected = replace(found, content=None) if twice else found
         stored = decode(b"".join(encoded_chunks(path.parent, name, expected)))
@@ -119,7 +119,7 @@ def test_no_link_that_takes_a_files_place_is_ever_followed(tmp_path: Path) -> No
             seen.update(entry.path.decode() for entry in walk(top, Rules()))
             for path in (b"file", b"folder/file"):
                 try:
-                    seen.update([repr(read_document(top, path, LIMIT).content)])
+                    seen.update([repr(read_alone(top, path, LIMIT).content)])
                 except DocumentRejected as rejection:
                     seen.update([rejection.reason])
     assert set(seen) <= {"file", "folder", "folder/file", "b'good'", SYMLINK, VANISHED, CHANGED}
@@ -131,7 +131,7 @@ def test_a_file_that_grows_without_end_is_given_up_soon(tmp_path: Path) -> None:
     with path.open("ab", buffering=0) as log, at_work(lambda: log.write(b"x" * 1000)):
         began = time.monotonic()
         with pytest.raises(DocumentRejected, match=f"{CHANGED}|{TOO_LARGE}"):
-            read_document(tmp_path, b"log", 20_000_000)
+            read_alone(tmp_path, b"log", 20_000_000)
     assert time.monotonic() - began < 15
 
 
@@ -142,17 +142,17 @@ def test_a_file_of_a_terabyte_of_nothing_costs_no_time(tmp_path: Path) -> None:
     (entry,) = walk(tmp_path, Rules())
     assert (entry.reason, entry.size) == (TOO_LARGE, 10**12)
     with pytest.raises(DocumentRejected, match=TOO_LARGE):
-        read_document(tmp_path, b"sparse", LIMIT)
+        read_alone(tmp_path, b"sparse", LIMIT)
     assert time.monotonic() - began < 1
 
 
 def test_files_dated_in_the_future_are_not_waited_for_one_by_one(tmp_path: Path) -> None:
     for number in range(20):
         os.utime(old(tmp_path / str(number), b"x"), (4_000_000_000, 4_000_000_000))
-    read_document(tmp_path, b"19", LIMIT)
+    read_alone(tmp_path, b"19", LIMIT)
     began = time.monotonic()
     assert all(
-        read_document(tmp_path, str(number).encode(), LIMIT).fingerprint.size == 1 for number in range(20)
+        read_alone(tmp_path, str(number).encode(), LIMIT).fingerprint.size == 1 for number in range(20)
     )
     assert time.monotonic() - began < 5
 
@@ -160,7 +160,7 @@ def test_files_dated_in_the_future_are_not_waited_for_one_by_one(tmp_path: Path)
 def test_a_file_that_was_written_just_now_and_dated_in_the_future_is_waited_for(tmp_path: Path) -> None:
     os.utime(old(tmp_path / "new", b"x"), (4_000_000_000, 4_000_000_000))
     began = time.monotonic()
-    read_document(tmp_path, b"new", LIMIT)
+    read_alone(tmp_path, b"new", LIMIT)
     assert time.monotonic() - began > 0.9
 
 
@@ -176,7 +176,7 @@ def test_folders_that_are_no_files_at_all_are_walked_to_their_end(folder: str) -
 def test_a_hard_link_is_the_file_and_stored_once(tmp_path: Path) -> None:
     os.link(old(tmp_path / "a", b"content"), tmp_path / "b")
     assert [entry.state for entry in walk(tmp_path, Rules())] == ["ASSIGNED"] * 2
-    assert read_document(tmp_path, b"a", LIMIT) == read_document(tmp_path, b"b", LIMIT)
+    assert read_alone(tmp_path, b"a", LIMIT) == read_alone(tmp_path, b"b", LIMIT)
 
 
 def test_no_descriptor_stays_open_after_files_that_could_not_be_read(tmp_path: Path) -> None:
@@ -186,5 +186,5 @@ def test_no_descriptor_stays_open_after_files_that_could_not_be_read(tmp_path: P
     before = len(os.listdir("/dev/fd"))
     for name in (b"fifo", b"link", b"empty", b"gone", b"fifo/below"):
         with pytest.raises(DocumentRejected):
-            read_document(tmp_path, name, LIMIT)
+            read_alone(tmp_path, name, LIMIT)
     assert len(os.listdir("/dev/fd")) == before

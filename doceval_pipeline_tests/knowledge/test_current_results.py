@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from doceval_pipeline.domain.current_results import decimal_sum
 from doceval_pipeline.domain.evaluations import WORDS, Outcome
-from doceval_pipeline.knowledge.binary_copy import copy_rows, number
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, outcome_sql
 from doceval_pipeline.knowledge.scores import read_current_results
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
@@ -168,25 +167,3 @@ def test_decimals_are_added_up_as_they_are_written(values: list[Any]) -> None:
 @given(st.lists(st.floats(0, 1e10), max_size=40))
 def test_other_numbers_are_added_up_without_rounding_errors(values: list[float]) -> None:
     assert decimal_sum(np.array(values)) == pytest.approx(math.fsum(values), rel=4e-15)
-
-
-def test_a_row_that_arrives_in_pieces_is_decoded_once_it_is_complete() -> None:
-    class Cursor:
-        def mogrify(self, statement: str, _: Any) -> str:
-            return statement
-
-        def copy_expert(self, _: str, file: Any) -> None:
-            row = b"\0\2" + b"\0\0\0\4\0\0\0\7" + b"\xff\xff\xff\xff"
-            stream = b"\0" * 19 + row + row + b"\xff\xff"
-            for place in range(len(stream)):
-                file.write(stream[place : place + 1])
-
-        def close(self) -> None:
-            pass
-
-    class Connected:
-        connection = type("Raw", (), {"cursor": lambda _: Cursor()})()
-
-    connection: Connection = Connected()  # type: ignore[assignment]
-    rows = copy_rows(connection, "", (), lambda fields: (number(fields[0]), fields[1]))
-    assert rows == [(7, None), (7, None)]

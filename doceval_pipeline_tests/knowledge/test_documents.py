@@ -19,7 +19,7 @@ from doceval_pipeline.knowledge.documents import (
     copy_documents,
     find_documents,
     missing_documents,
-    reserve_ids,
+    take_ids,
 )
 
 
@@ -84,7 +84,7 @@ def test_a_content_can_be_stored_under_the_id_and_with_the_time_that_it_had(data
 
 def test_ids_come_from_the_sequence_unless_the_role_may_not_use_it(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
-        first, second = reserve_ids(connection, 2)
+        first, second = take_ids(connection, 2)
         copy_documents(connection, [replace(new(b"one"), id=first)], with_ids=True)
         copy_documents(connection, [new(b"two")])
         known = find_documents(connection, [new(b"one").fingerprint.sha256, new(b"two").fingerprint.sha256])
@@ -92,5 +92,5 @@ def test_ids_come_from_the_sequence_unless_the_role_may_not_use_it(databases: Da
         connection.execute(text("CREATE ROLE without_sequence"))
         connection.execute(text("GRANT SELECT, INSERT ON docs TO without_sequence"))
         connection.execute(text("SET LOCAL ROLE without_sequence"))
-        assert reserve_ids(connection, 2) == []
+        assert take_ids(connection, 2) == []
         connection.rollback()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations, pairwise, zip_longest
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.columns import Column
@@ -24,6 +25,7 @@ from doceval_pipeline.domain.findings import Difference
 from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
+    BatchCounts,
     Disagreement,
     Distribution,
     Insights,
@@ -51,7 +53,6 @@ from doceval_pipeline.statistics.inference import (
     corrected,
     difference,
     estimate,
-    rank_correlation,
 )
 
 SHOWN_CHARACTERS = 2_000
@@ -365,12 +366,14 @@ def insights(
         distributions=distributions(scored),
         disagreements=disagreements(files, scored),
         agreements=agreements(boards, scored),
-        throughput=throughput(finished),
         costs=costs(finished, prices or {}),
         seconds=seconds(finished),
-        reused=len(staged.keys() & {*stored_before}),
-        content_bytes=sum(staged.values()),
-        attempts=sorted(Counter(row.attempt for row in now).items()),
+        counts=BatchCounts(
+            throughput=throughput(finished),
+            reused=len(staged.keys() & {*stored_before}),
+            content_bytes=sum(staged.values()),
+            attempts=sorted(Counter(row.attempt for row in now).items()),
+        ),
     )
 
 
@@ -530,11 +533,17 @@ def agreements(boards: Sequence[PromptLeaderboard], scored: Sequence[Row]) -> li
         ]
         if pairs:
             distances = [round(abs(a - b), 9) for a, b in pairs]
-            correlation = rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
+            correlation = _rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
             close = sum(distance <= 10 for distance in distances)
             mean = math.fsum(distances) / len(pairs)
             found.append(Agreement(first, second, len(pairs), correlation, mean, close))
     return found
+
+
+def _rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return float(spearmanr(first, second).statistic)
 
 
 def throughput(finished: Sequence[Row]) -> Throughput | None:

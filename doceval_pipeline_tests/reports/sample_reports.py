@@ -21,6 +21,7 @@ from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate, M
 from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
+    BatchCounts,
     BelowThreshold,
     ColumnChanges,
     Disagreement,
@@ -288,12 +289,14 @@ def insights_of(
         disagreements=_disagreements(names, by_column),
         agreements=_agreements(by_column),
         previous=_previous(names, by_column),
-        throughput=_throughput(now),
         costs=_costs(now, wanted.prices),
         seconds=_seconds(now),
-        reused=len(names) // 3,
-        content_bytes=sum({f.document_id: f.size or 0 for f in files}.values()),
-        attempts=sorted(Counter(row.attempt for row in now).items()),
+        counts=BatchCounts(
+            throughput=_throughput(now),
+            reused=len(names) // 3,
+            content_bytes=sum({f.document_id: f.size or 0 for f in files}.values()),
+            attempts=sorted(Counter(row.attempt for row in now).items()),
+        ),
         provenance=Provenance(_RUNS),
         overall=_overall(by_column, boards, wanted) if len(wanted.weights) > 1 else None,
         below_thresholds=[
@@ -787,12 +790,8 @@ def hostile() -> ReportInput:
         previous=SincePrevious(
             names[0], names[1], STARTED, 9, tuple(ColumnChanges(key, movement, ()) for key in columns)
         ),
-        throughput=None,
         costs=[Cost(1.0, name, 1, 1) for name in names[:3]],
         seconds=None,
-        reused=0,
-        content_bytes=0,
-        attempts=(),
         provenance=Provenance(tuple((name, name) for name in names)),
     )
     return replace(data, insights=insights)

@@ -346,14 +346,14 @@ def test_the_page_does_not_depend_on_the_order_of_names() -> None:
 
 def test_long_lists_say_how_much_they_leave_out() -> None:
     data = batch(3, 2, 1)
-    previous, throughput = data.insights.previous, data.insights.throughput
+    previous, throughput = data.insights.previous, data.insights.counts.throughput
     assert previous is not None
     assert throughput is not None
     insights = replace(
         data.insights,
         agreements=[],
         previous=replace(previous, shared_columns=30),
-        throughput=replace(throughput, all_stalls=40),
+        counts=replace(data.insights.counts, throughput=replace(throughput, all_stalls=40)),
     )
     text = said(replace(data, insights=insights))
     assert "Only the best 2 of 30 models and prompts that both batches have are compared." in text

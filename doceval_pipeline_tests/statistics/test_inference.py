@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ from doceval_pipeline.statistics.inference import (
     Difference,
     clustered_estimate,
     corrected,
+    correlation_of_places,
     detectable_difference,
     difference,
     estimate,
     estimate_of_sums,
-    rank_correlation,
+    places,
 )
 
 # Extra hours of sleep under two drugs, by Cushny and Peebles, as Student printed them (The probable error of
@@ -58,6 +59,10 @@ def _nothing_is_warned_of() -> Iterator[None]:
 
 def sides(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [first for first, _ in pairs], [second for _, second in pairs]
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    return correlation_of_places(places(first), places(second))
 
 
 def test_students_sleep_data_has_the_published_interval() -> None:
@@ -93,7 +98,7 @@ def test_siegels_twins_have_the_exact_p_of_a_rank_sum_of_four() -> None:
 
 
 def test_siegels_students_have_the_published_rank_correlation() -> None:
-    assert rank_correlation(*STUDENTS) == pytest.approx(1 - 6 * 52 / (12**3 - 12))
+    assert correlation(*STUDENTS) == pytest.approx(1 - 6 * 52 / (12**3 - 12))
 
 
 def test_half_a_standard_deviation_is_detectable_from_34_pairs_on() -> None:
@@ -414,7 +419,7 @@ def test_few_different_pairs_have_the_p_of_scipys_exact_test(sizes: set[int], da
 @given(PAIRS)
 def test_the_rank_correlation_is_scipys(pairs: list[tuple[float, float]]) -> None:
     first, second = sides(pairs)
-    found = rank_correlation(first, second)
+    found = correlation(first, second)
     if len(set(first)) == 1 or len(set(second)) == 1:
         assert found is None
     else:
@@ -426,13 +431,13 @@ def test_places_among_more_values_give_the_same_correlation(
     pairs: list[tuple[float, float]], more: list[float]
 ) -> None:
     first, second = sides(pairs)
-    among_more = [inference.places([*side, *more])[: len(pairs)] for side in (first, second)]
-    assert inference.correlation_of_places(*among_more) == rank_correlation(first, second)
+    among_more = [places([*side, *more])[: len(pairs)] for side in (first, second)]
+    assert correlation_of_places(*among_more) == correlation(first, second)
 
 
 def test_constant_scores_have_no_rank_correlation() -> None:
-    assert rank_correlation([], []) is None
-    assert rank_correlation([1], [2]) is None
-    assert rank_correlation([5, 5, 5], [1, 2, 3]) is None
-    assert rank_correlation([1, 2], [2, 4]) == pytest.approx(1)
-    assert rank_correlation([0, 50, 100], [100, 50, 0]) == pytest.approx(-1)
+    assert correlation([], []) is None
+    assert correlation([1], [2]) is None
+    assert correlation([5, 5, 5], [1, 2, 3]) is None
+    assert correlation([1, 2], [2, 4]) == pytest.approx(1)
+    assert correlation([0, 50, 100], [100, 50, 0]) == pytest.approx(-1)

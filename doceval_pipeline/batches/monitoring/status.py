@@ -32,6 +32,7 @@ from doceval_pipeline.domain.queue_rows import DeferredRows
 from doceval_pipeline.domain.recurring import RecurringOrigin
 from doceval_pipeline.domain.webhook import UndeliveredMessage
 from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
+from doceval_pipeline.portions import in_portions
 
 # An overview shows all open batches, and this many of the newest.
 NEWEST_SHOWN = 200
@@ -112,9 +113,9 @@ def every_progress(databases: Databases) -> Iterator[BatchProgress]:
     """The progress of all batches, oldest first, read in portions."""
     with databases.doc_eval.connect() as connection:
         ids = batch_ids(connection)
-    for begin in range(0, len(ids), PORTION):
+    for portion in in_portions(ids, PORTION):
         with databases.doc_eval.connect() as connection:
-            batches = read_batches(connection, ids[begin : begin + PORTION])
+            batches = read_batches(connection, portion)
         yield from progress_of(databases, batches)
 
 
@@ -131,17 +132,16 @@ def progress_overview(databases: Databases, shown: Collection[int] = ()) -> tupl
     return progress_of(databases, batches), total
 
 
-def batch_progress(databases: Databases, wanted: str | None = None) -> list[BatchProgress]:
-    """The progress of one batch, by number, key or name, or of all batches, oldest first.
+def batch_progress(databases: Databases, wanted: str) -> BatchProgress:
+    """The progress of a batch, given by number, key or name.
 
     Raises
     ------
     UnknownBatch
         The batch does not exist.
     """
-    if wanted is None:
-        return list(every_progress(databases))
-    return progress_of(databases, [find_batch(databases.doc_eval, wanted)])
+    (progress,) = progress_of(databases, [find_batch(databases.doc_eval, wanted)])
+    return progress
 
 
 def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchProgress]:

@@ -26,6 +26,7 @@ from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.criteria import Criterion
 from doceval_pipeline.domain.current_results import CurrentResults
 from doceval_pipeline.domain.insights import (
+    BatchCounts,
     BelowThreshold,
     ColumnChanges,
     Insights,
@@ -35,7 +36,6 @@ from doceval_pipeline.domain.insights import (
     UnsharedScores,
 )
 from doceval_pipeline.domain.scores import Scores, are_same_results
-from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.domain.usage import Cost, TokenUsage
 from doceval_pipeline.knowledge import usage
 from doceval_pipeline.knowledge.counts import count_origins, newest_origins
@@ -54,19 +54,6 @@ COLUMNS_COMPARED = 20
 _ROWS_SORTED = 1_000
 # Settings of a connection that may change its answers; its name and `api_key_env` do not.
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
-
-
-@dataclass(frozen=True, slots=True)
-class BatchCounts:
-    """What the database counts of a batch besides its results; the fields are those of `Insights`."""
-
-    throughput: Throughput | None
-    reused: int
-    content_bytes: int
-    attempts: Sequence[tuple[int, int]]
-    origins: Sequence[ReusedFrom]
-    all_origins: int
-    is_from_elsewhere: bool
 
 
 def read_counts(
@@ -130,16 +117,10 @@ def gather_insights(
         previous=_since_previous(
             doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
-        throughput=counts.throughput,
         costs=_costs(results.tokens, prices, data.total.reused),
         seconds=results.times.get(None),
-        reused=counts.reused,
-        content_bytes=counts.content_bytes,
-        attempts=counts.attempts,
         provenance=provenance,
-        origins=counts.origins,
-        all_origins=counts.all_origins,
-        is_from_elsewhere=counts.is_from_elsewhere,
+        counts=counts,
     )
 
 

@@ -77,19 +77,22 @@ def gather_leaderboard(databases: Databases) -> Leaderboard:
 
     Without such batches it has no boards.
     """
-    with databases.doc_eval.connect() as connection:
+    # The digest is that of the batches that were found.
+    repeatable = databases.doc_eval.execution_options(isolation_level="REPEATABLE READ")
+    with repeatable.connect() as connection:
         finished = finished_batches(connection)
+        digest = leaderboard_digest(connection)
         others = count_other_batches(connection, finished)
         clusters = document_clusters(connection, finished)
     with databases.knowledge.connect() as connection:
-        columns = sum_columns(connection, list(finished), clusters)
+        columns = sum_columns(connection, finished, clusters)
     with databases.doc_eval.connect() as connection:
         connections = {column.connection_id for column in columns}
         names = read_labels(connection, connections, {column.prompt_id for column in columns})
-        prices = prices_of_batches(connection, list(finished))
+        prices = prices_of_batches(connection, finished)
         word = "model" if has_one_connection_per_model(connection, connections) else "connection"
     rows = [_complete(column, names, prices) for column in columns]
-    return Leaderboard(_boards(rows), len(finished), others, _digest(finished), word)
+    return Leaderboard(_boards(rows), len(finished), others, digest, word)
 
 
 def leaderboard_digest(connection: Connection) -> str:
@@ -102,13 +105,6 @@ def leaderboard_digest(connection: Connection) -> str:
     """
     digest = digest_of_finished(connection)
     return NOTHING if digest is None else digest[:DIGEST_CHARACTERS]
-
-
-def _digest(finished: dict[int, str]) -> str:
-    if not finished:
-        return NOTHING
-    results = "\n".join(f"{batch_id}:{digest}" for batch_id, digest in finished.items())
-    return hashlib.sha256(results.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def _complete(

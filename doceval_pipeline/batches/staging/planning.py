@@ -4,7 +4,7 @@ Files are read only if their documents are not known yet.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -48,6 +48,7 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import find_documents
 from doceval_pipeline.knowledge.queue import RowTally, tally_rows
 from doceval_pipeline.knowledge.reuse import Reusable, find_reusable
+from doceval_pipeline.portions import in_portions
 
 _CHUNK = 5_000
 # The numbers of batches begin at 1.
@@ -299,7 +300,7 @@ def _compare(
 ) -> _Comparison:
     """Compare planned documents, given by sha256, with the stored rows of a batch."""
     with database_errors(), databases.knowledge.connect() as knowledge:
-        known = _find_in_portions(knowledge, list(documents))
+        known = _find_in_portions(knowledge, documents)
         ids, questions = list(known.values()), (config["prompts"], config["connections"])
         tallies = tally_rows(knowledge, batch_id, [DocumentRange(ids)], *questions)
         reused = find_reusable(knowledge, batch_id, ids, *questions) if reuses else []
@@ -402,10 +403,10 @@ def _read(
         progress(len(files), len(files), read_bytes)
 
 
-def _find_in_portions(knowledge: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+def _find_in_portions(knowledge: Connection, sha256s: Iterable[str]) -> dict[str, int]:
     known: dict[str, int] = {}
-    for begin in range(0, len(sha256s), _CHUNK):
-        known |= find_documents(knowledge, sha256s[begin : begin + _CHUNK])
+    for portion in in_portions(sha256s, _CHUNK):
+        known |= find_documents(knowledge, portion)
     return known
 
 

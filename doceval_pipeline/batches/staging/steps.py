@@ -51,7 +51,7 @@ class Assigned:
 
     def files(self, *states: str) -> int:
         """How many files are in any of the given states."""
-        return sum(tally.files for tally in self.tallies if tally.state in states)
+        return _count_files(self.tallies, *states)
 
     @property
     def bytes(self) -> int:
@@ -308,12 +308,12 @@ def _enqueue(
     try:
         with knowledge.begin(), connection.begin():
             if only_missing:
-                for part in batch_documents.stored_ids(connection, batch.id):
+                for part in batch_documents.stored_ranges(connection, batch.id):
                     returned += attempts.requeue_returning(
                         knowledge, batch.id, part, batch.priority, returned
                     )
                     queue.withdraw_others(knowledge, batch.id, part)
-            names = batch_documents.stored_names(connection, batch.id)
+            names = batch_documents.named_ranges(connection, batch.id)
             added = queue.enqueue(
                 knowledge, batch.id, names, work.prompts, work.connections, batch.priority, reuse=reuses
             )
@@ -329,7 +329,7 @@ def _enqueue(
 
 def _count_queued(knowledge: Connection, connection: Connection, work: _WorkToQueue) -> QueuedRows:
     with connection.begin():
-        documents = batch_documents.stored_ids(connection, work.batch.id)
+        documents = batch_documents.stored_ranges(connection, work.batch.id)
         rows = queue.count_queued(knowledge, work.batch.id, documents, work.prompts, work.connections)
     knowledge.commit()
     return rows
@@ -439,7 +439,7 @@ def _hold_if_too_large(
     if not batch.is_limited:
         return None
     with databases.knowledge.begin() as knowledge, connection.begin():
-        ranges = batch_documents.stored_ids(connection, batch.id)
+        ranges = batch_documents.stored_ranges(connection, batch.id)
         reason = held_reason(databases, knowledge, batch, work.config, documents, ranges)
         if reason is None:
             queue.release(knowledge, batch.id, batch.priority)
@@ -456,10 +456,10 @@ def _unmark_deleted_documents(databases: Databases, connection: Connection, batc
 
 
 def _absent_documents(databases: Databases, connection: Connection, batch_id: int) -> tuple[list[int], int]:
-    """The `docs.id` of staged files that are not stored, and how many there are of all."""
+    """The `docs.id` of staged files that are not stored, and how many documents the batch has."""
     absent, documents = [], 0
     with databases.knowledge.connect() as knowledge:
-        for part in batch_documents.stored_ids(connection, batch_id):
+        for part in batch_documents.stored_ranges(connection, batch_id):
             absent += missing_documents(knowledge, part.ids)
             documents += len(part.ids)
     return absent, documents

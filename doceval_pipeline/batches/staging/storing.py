@@ -6,9 +6,7 @@ KnowledgeDocuments first and recorded in doc_eval after that. A portion that was
 found again by its sha256, and is only read once more.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -18,9 +16,9 @@ from sqlalchemy import Connection, Engine
 from doceval_pipeline.doc_eval.files import (
     StagedFile,
     UnstagedFile,
-    count_unstaged,
     mark_rejected,
     mark_staged,
+    tally,
     unstaged_files,
 )
 from doceval_pipeline.documents.reading import (
@@ -37,8 +35,9 @@ from doceval_pipeline.knowledge.documents import (
     copy_documents,
     correct_types,
     find_documents,
-    reserve_ids,
+    take_ids,
 )
+from doceval_pipeline.portions import in_parallel
 
 # A portion ends at this many bytes or this many files. Few files make smaller portions, so that every worker
 # gets some.
@@ -83,11 +82,12 @@ def store_missing(
         How many documents this call copied into `docs`, and their size in bytes before encoding.
     """
     with doc_eval.begin():
-        waiting = count_unstaged(doc_eval, batch_id)
+        waiting = [each for each in tally(doc_eval, batch_id) if each.state == "ASSIGNED"]
+    files = sum(each.files for each in waiting)
     copied = copied_bytes = done = read_bytes = 0
-    progress(0, waiting.files, 0)
-    portions = _portions(_unstaged(doc_eval, batch_id), waiting.bytes)
-    for stored in _in_parallel(partial(_store, knowledge, max_bytes), portions):
+    progress(0, files, 0)
+    portions = _portions(_unstaged(doc_eval, batch_id), sum(each.bytes for each in waiting))
+    for stored in in_parallel(partial(_store, knowledge, max_bytes), portions, WORKERS):
         with doc_eval.begin():
             mark_staged(doc_eval, batch_id, stored.staged)
             if stored.rejected:
@@ -96,7 +96,7 @@ def store_missing(
         copied_bytes += sum(stored.new)
         done += len(stored.staged) + len(stored.rejected)
         read_bytes += sum(file.document.size for file in stored.staged)
-        progress(done, waiting.files, read_bytes)
+        progress(done, files, read_bytes)
     return copied, copied_bytes
 
 
@@ -125,24 +125,6 @@ def _portions(files: Iterable[UnstagedFile], total: int) -> Iterator[list[Unstag
         size += file.size
     if portion:
         yield portion
-
-
-def _in_parallel(
-    work: Callable[[list[UnstagedFile]], _PortionResult], portions: Iterator[list[UnstagedFile]]
-) -> Iterator[_PortionResult]:
-    """Process a few portions at once, and yield their results in order; holds no more portions in memory."""
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="storing") as pool:
-        started: deque[Future[_PortionResult]] = deque()
-        try:
-            for portion in portions:
-                started.append(pool.submit(work, portion))
-                if len(started) > WORKERS:
-                    yield started.popleft().result()
-            while started:
-                yield started.popleft().result()
-        finally:
-            for waiting in started:
-                waiting.cancel()
 
 
 def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _PortionResult:
@@ -212,7 +194,7 @@ def _copy(connection: Connection, missing: dict[str, tuple[UnstagedFile, ReadDoc
     """Copy documents, given by sha256 in its order; returns their `docs.id`."""
     if not missing:
         return {}
-    ids = reserve_ids(connection, len(missing))
+    ids = take_ids(connection, len(missing))
     documents = (
         NewDocument(read.fingerprint, encoded_chunks(file.folder, file.raw_path, read), number)
         for (file, read), number in zip_longest(missing.values(), ids)

@@ -56,7 +56,7 @@ _DIGESTS = text("""
     JOIN LATERAL (SELECT * FROM occurrences o WHERE o.recurring_id = r.id
                   ORDER BY due_at DESC LIMIT :most) AS o ON true
     LEFT JOIN batches b ON b.id = o.batch_id
-    WHERE CAST(:ids AS text) IS NULL OR r.id = ANY(CAST(:ids AS int[]))
+    WHERE r.id = ANY(CAST(:ids AS int[]))
     GROUP BY r.id, r.name ORDER BY r.id
 """)
 
@@ -129,15 +129,9 @@ def existing_series(connection: Connection, ids: Iterable[int]) -> set[int]:
     return set(connection.scalars(_EXISTING, {"ids": arrays.of_numbers(ids)}))
 
 
-def series_digests(connection: Connection, most: int, ids: Iterable[int] | None = None) -> list[SeriesDigest]:
-    """Recurring evaluations that have an occurrence, with a digest of the newest `most` ones.
-
-    Parameters
-    ----------
-    ids
-        Only these recurring evaluations; None for all.
-    """
-    parameters = {"most": most, "ids": None if ids is None else arrays.of_numbers(ids)}
+def series_digests(connection: Connection, most: int, ids: Iterable[int]) -> list[SeriesDigest]:
+    """The given recurring evaluations that have an occurrence, with a digest of the newest `most` ones."""
+    parameters = {"most": most, "ids": arrays.of_numbers(ids)}
     return [SeriesDigest(**row._mapping) for row in connection.execute(_DIGESTS, parameters)]
 
 

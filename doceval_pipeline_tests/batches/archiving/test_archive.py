@@ -42,7 +42,7 @@ def test_an_archived_batch_has_no_rows_left_and_is_still_there(batch_of: BatchOf
     left = holdings(batch)
     assert {table: left[table] for table in GONE} == {table: [] for table in GONE}
     assert (archived.rows, archived.documents, archived.documents_removed) == (12, 3, 3)
-    (progress,) = batch_progress(batch.databases, str(batch.id))
+    progress = batch_progress(batch.databases, str(batch.id))
     assert progress.batch.state == "COMPLETED, archived"
     told = progress.as_json()
     assert (told["status"], told["archived"]) == ("COMPLETED", progress.batch.archived_at.isoformat())  # type: ignore[union-attr] # it is archived

@@ -28,7 +28,7 @@ from doceval_pipeline.archives.rows import (
 from doceval_pipeline.archives.values import Values
 from doceval_pipeline.batches.archiving.restore import DIFFERS, NEW, open_incoming, restore
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.monitoring.status import every_progress
 from doceval_pipeline.errors import ArchiveError, DocEvalError
 from doceval_pipeline_tests.archives.small import Members, change, read_members, sha256, write_members
 from doceval_pipeline_tests.batches.archiving.archives import (
@@ -505,7 +505,7 @@ def test_a_hostile_value_is_refused_or_does_no_harm(foreign: tuple[Sample, Path]
             assert len(line.splitlines()) == 1
             assert everything(batch) == before, (name, place)
             continue
-        (shown,) = batch_progress(batch.databases)
+        (shown,) = every_progress(batch.databases)
         assert shown.batch.id == batch.id
         empty_installation(batch)
         shutil.rmtree(batch.databases.settings.reports, ignore_errors=True)

@@ -15,7 +15,7 @@ from doceval_pipeline.batches.monitoring.stalls import (
     assess_batch,
     assess_open_batches,
 )
-from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.monitoring.status import every_progress
 from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess
 from doceval_pipeline.doc_eval import progress
 from doceval_pipeline.doc_eval.lifecycle import Status
@@ -244,7 +244,7 @@ def test_status_and_assessment_show_deferred_rows(batch_of: BatchOf) -> None:
             batch.databases.knowledge, "fail", row.token, "busy", retry=True, not_before="1 h", counted=False
         )
     assert assess_open_batches(batch.databases)[batch.id].state is WorkState.DEFERRED
-    (progress,) = batch_progress(batch.databases)
+    (progress,) = every_progress(batch.databases)
     assert progress.deferred is not None
     assert progress.as_json()["deferred"] | {"first": 0, "last": 0} == {
         "rows": 2,

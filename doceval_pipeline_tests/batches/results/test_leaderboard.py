@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from scipy.stats import ttest_1samp
+from sqlalchemy import Connection
 
 from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results import leaderboard
 from doceval_pipeline.batches.results.leaderboard import (
     NOTHING,
     gather_leaderboard,
@@ -18,6 +20,7 @@ from doceval_pipeline.batches.results.leaderboard import (
 from doceval_pipeline.batches.results.report_files import is_page_of_leaderboard
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import cancel
+from doceval_pipeline.doc_eval.baselines import finished_batches
 from doceval_pipeline.doc_eval.clusters import document_clusters
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.domain.findings import Difference, Estimate
@@ -295,13 +298,30 @@ def digest_of(batch: Sample) -> str:
         return leaderboard_digest(connection)
 
 
-def test_the_server_computes_the_digest_that_a_leaderboard_has(batch_of: BatchOf) -> None:
+def test_a_leaderboard_has_the_digest_that_the_sensor_compares_with(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     assert digest_of(batch) == gather_leaderboard(batch.databases).digest == NOTHING
     for made in (batch, batch_of(documents=1, name="b"), batch_of(documents=2, name="c")):
         answered(made)
         write_report(made.databases, made.id)
         assert digest_of(batch) == gather_leaderboard(batch.databases).digest != NOTHING
+
+
+def test_a_batch_that_is_reported_meanwhile_is_neither_counted_nor_in_the_digest(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = answered(batch_of(documents=1)), batch_of(documents=1, name="b")
+    before = digest_of(first)
+
+    def find_and_report(connection: Connection) -> list[int]:
+        found = finished_batches(connection)
+        answered(second)
+        return found
+
+    monkeypatch.setattr(leaderboard, "finished_batches", find_and_report)
+    board = gather_leaderboard(first.databases)
+    assert (board.batches, board.digest) == (1, before)
+    assert digest_of(first) != before
 
 
 def test_the_digest_changes_with_each_report_and_with_nothing_else(batch_of: BatchOf) -> None:

@@ -57,7 +57,7 @@ def answered(databases: Databases, number: int, **columns: Any) -> ReportInput:
 
 
 def progress(databases: Databases, number: int) -> BatchProgress:
-    (found,) = batch_progress(databases, str(number))
+    found = batch_progress(databases, str(number))
     return found
 
 
@@ -108,9 +108,9 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     assert (cost.amount, cost.cells, cost.unpriced) == (100, 1, 0)
     assert data.insights.seconds is not None
     assert data.insights.seconds.n == 1
-    assert data.insights.throughput is not None
-    assert (sum(data.insights.throughput.bins), data.insights.throughput.without_time) == (1, 0)
-    assert [(o.name, o.cells) for o in data.insights.origins] == [("monday", 4)]
+    assert data.insights.counts.throughput is not None
+    assert (sum(data.insights.counts.throughput.bins), data.insights.counts.throughput.without_time) == (1, 0)
+    assert [(o.name, o.cells) for o in data.insights.counts.origins] == [("monday", 4)]
     assert data.insights.previous is not None
     assert (data.insights.previous.columns, data.insights.previous.same_results) == ((), 4)
     assert numeric_metadata(found)["cells_reused"] == 4
@@ -202,7 +202,7 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     assert [seen.batch.id for seen in found.completed] == [second], "its report is asked for"
     data = gather(databases, second)
     assert [(cost.amount, cost.currency, cost.unpriced) for cost in data.insights.costs] == costs
-    assert (data.insights.seconds, data.insights.throughput) == (None, None)
+    assert (data.insights.seconds, data.insights.counts.throughput) == (None, None)
     assert figures(data).verdict == "Complete: all 4 evaluations succeeded, reused from other batches"
     assert "| cost | 0: no model was called in this batch |" in render_markdown(figures(data))
     page = render_html(data, figures(data))
@@ -258,7 +258,7 @@ def test_two_connections_that_reuse_one_result_do_not_agree_by_it(databases: Dat
     (number,) = apply_evaluation(databases.doc_eval, locate(content, None, key_path)).numbers.values()
     Sample(databases, number, "tuesday", inbox).stage()
     data = gather(databases, number)
-    assert (data.total.reused, data.insights.all_origins, list(data.insights.agreements)) == (8, 1, [])
+    assert (data.total.reused, data.insights.counts.all_origins, list(data.insights.agreements)) == (8, 1, [])
     with pytest.raises(ComparisonError, match="share only reused results"):
         compare_in_batch(databases, str(number), Dimension.CONNECTION, ("model", "alias"), 50.0)
 

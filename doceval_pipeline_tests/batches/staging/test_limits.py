@@ -138,7 +138,7 @@ class Inbox:
         return number, queue_evaluations(self.databases, number)
 
     def progress(self, batch_id: int) -> BatchProgress:
-        (progress,) = batch_progress(self.databases, str(batch_id))
+        progress = batch_progress(self.databases, str(batch_id))
         return progress
 
     def words(self, batch_id: int) -> dict[str, int]:

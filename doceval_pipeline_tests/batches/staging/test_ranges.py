@@ -71,7 +71,7 @@ def number_of_ranges(databases: Databases) -> int:
     """How many ranges the documents of the first batch are now."""
     with databases.doc_eval.connect() as connection:
         (number,) = connection.execute(text("SELECT min(id) FROM batches")).one()
-        return len(list(files.stored_ids(connection, number)))
+        return len(list(files.stored_ranges(connection, number)))
 
 
 def rescanned(batch: Sample) -> Any:
@@ -85,7 +85,7 @@ def tallies(batch: Sample) -> Any:
         assert sealed is not None
         config = sealed.config
         found = tally_rows(
-            knowledge, batch.id, files.stored_ids(own, batch.id), config["prompts"], config["connections"]
+            knowledge, batch.id, files.stored_ranges(own, batch.id), config["prompts"], config["connections"]
         )
     return sorted(found, key=repr)
 

@@ -294,7 +294,7 @@ def test_a_cancelled_batch_whose_last_rows_run_shows_no_throughput(batch_of: Bat
     batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at - interval '1 minute'")
     assert cancel(batch.databases, batch.id) == 15
     poll(batch.databases)
-    pace = batch_progress(batch.databases, str(batch.id))[0].as_json()["pace"]
+    pace = batch_progress(batch.databases, str(batch.id)).as_json()["pace"]
     assert (pace["cells_per_hour"], pace["seconds_left"]) == (None, None)
 
 

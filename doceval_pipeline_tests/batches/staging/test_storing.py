@@ -50,7 +50,7 @@ def test_files_are_stored_once_whatever_the_pages_and_portions(
 def test_a_role_that_may_not_use_the_sequence_stores_the_same_rows(
     batch: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storing, "reserve_ids", lambda *_: [])
+    monkeypatch.setattr(storing, "take_ids", lambda *_: [])
     store_documents(batch.databases, batch.id, lambda *_: None)
     require_stored(batch)
 
@@ -62,7 +62,7 @@ def test_only_assigned_files_of_the_batch_are_recorded_as_stored(batch: Sample) 
         stored = [StagedFile(file.file_id, document, 7) for file in waiting]
         files.mark_rejected(connection, batch.id, {waiting[0].file_id: "vanished"})
         files.mark_staged(connection, batch.id + 1, stored)
-        assert files.count_unstaged(connection, batch.id).files == FILES - 1
+        assert files.count_documents(connection, [batch.id])[batch.id].assigned == FILES - 1
         files.mark_staged(connection, batch.id, stored)
         counts = files.count_documents(connection, [batch.id])[batch.id]
         assert (counts.rejected, counts.staged, counts.assigned) == (1, FILES - 1, 0)

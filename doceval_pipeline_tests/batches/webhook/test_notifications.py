@@ -25,7 +25,7 @@ from sqlalchemy import Engine, event, text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
-from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.monitoring.status import batch_progress, every_progress
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.webhook import notifications, sending
 from doceval_pipeline.batches.webhook.notifications import SendResult, send_pending
@@ -265,7 +265,7 @@ def test_what_the_receiver_did_not_take_comes_again_the_same_when_it_is_due(
     assert failed.delivered == []
     assert [reason.startswith(why) for reason in failed.failed.values()] == [True], failed
     assert notifier.send() == SendResult([], {}), "not before it is due"
-    (progress,) = batch_progress(batch.databases, batch.name)
+    progress = batch_progress(batch.databases, batch.name)
     assert progress.webhook is not None
     assert progress.webhook.sentence.startswith(
         f"the webhook message is still pending after 1 attempt: {why}"
@@ -273,7 +273,7 @@ def test_what_the_receiver_did_not_take_comes_again_the_same_when_it_is_due(
     assert notifier.send_when_due().delivered == list(failed.failed)
     first, second = notifier.receiver.messages
     assert (first.path, first.id, first.body) == (second.path, second.id, second.body)
-    assert batch_progress(batch.databases, batch.name)[0].webhook is None
+    assert batch_progress(batch.databases, batch.name).webhook is None
 
 
 def test_silent_slow_and_endless_receivers_do_not_block_for_long(
@@ -320,7 +320,7 @@ def test_after_three_days_it_is_given_up_and_reported(batch_of: BatchOf, notifie
         )
         assert len(notifier.send_when_due().failed) == 1
     assert notifier.send_when_due() == SendResult([], {})
-    (progress,) = batch_progress(batch.databases, batch.name)
+    progress = batch_progress(batch.databases, batch.name)
     assert progress.webhook is not None
     assert (
         progress.webhook.sentence
@@ -456,13 +456,13 @@ def test_a_failure_of_the_environment_is_recorded_each_time_and_given_up_after_t
     elsewhere = through(notifier, webhook_url="https://receiver.invalid/")
     for attempt in (1, 2):
         (failure,) = elsewhere.send_when_due().failed.values()
-        (progress,) = batch_progress(batch.databases)
+        (progress,) = every_progress(batch.databases)
         assert progress.webhook is not None
         assert (progress.webhook.attempts, progress.webhook.failure) == (attempt, failure)
     batch.doc_eval("UPDATE batches SET completed_at = now() - interval '74 hours'")
     notifier.change("created_at = now() - interval '73 hours'")
     elsewhere.send_when_due()
-    assert batch_progress(batch.databases)[0].as_json()["webhook"]["given_up_at"] is not None
+    assert next(every_progress(batch.databases)).as_json()["webhook"]["given_up_at"] is not None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
@@ -617,7 +617,7 @@ def test_a_receiver_that_is_gone_gets_no_further_attempt(batch_of: BatchOf, noti
     notifier.receiver.answers = [status(410)]
     assert len(notifier.send().failed) == 1
     assert notifier.send_when_due() == SendResult([], {})
-    (progress,) = batch_progress(batch.databases)
+    (progress,) = every_progress(batch.databases)
     assert progress.webhook is not None
     assert progress.webhook.sentence == (
         "the webhook message was given up after 1 attempt: "
@@ -650,7 +650,7 @@ def test_a_webhook_that_is_switched_off_leaves_nothing_to_send_and_goes_on_when_
     notifications.end_if_switched_off(notifier.databases)
     assert len(notifications.warnings(batch.databases)) == 2, "not while there is a receiver"
     notifications.end_if_switched_off(through(notifier, webhook_url=None).databases)
-    assert [progress.webhook for progress in batch_progress(batch.databases)] == [None, None]
+    assert [progress.webhook for progress in every_progress(batch.databases)] == [None, None]
     assert notifications.warnings(batch.databases) == []
     assert batch.doc_eval("SELECT count(*) FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL") == [
         (0,)
@@ -698,7 +698,7 @@ def test_attempts_that_never_end_are_seen_and_do_not_go_on_for_ever(
         with pytest.raises(KeyboardInterrupt):
             notifier.send_when_due()
     assert notifier.send_when_due() == SendResult([], {})
-    (progress,) = batch_progress(batch.databases)
+    (progress,) = every_progress(batch.databases)
     assert progress.webhook is not None
     assert progress.webhook.sentence == (
         f"the webhook message was given up after {notifications.MOST_ATTEMPTS} attempts: "
@@ -716,7 +716,7 @@ def test_no_secret_token_or_response_is_stored_sent_or_logged(
         said = [str(notifier.send_when_due()) for _ in range(4)]
     said += [record.getMessage() for record in caplog.records]
     said += [str(row) for row in batch.doc_eval("SELECT w::text FROM webhook_deliveries w")]
-    said += [repr(notifier.databases.settings), str(batch_progress(batch.databases)[0].as_json())]
+    said += [repr(notifier.databases.settings), str(next(every_progress(batch.databases)).as_json())]
     said += [message.body.decode() for message in notifier.receiver.messages]
     hidden = (SECRET, SECRET.removeprefix("whsec_"), "SESAME")
     assert len(notifier.receiver.messages) == 4

@@ -12,7 +12,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.results.score_drift import judge_drift
 from doceval_pipeline.batches.results.series.reporting import gather_series, write_series
-from doceval_pipeline.doc_eval.recurring.series import series_digests
+from doceval_pipeline.doc_eval.recurring.series import next_series, series_digests
 from doceval_pipeline.doc_eval.recurring.stored import delete_recurring
 from doceval_pipeline.domain.series import OccurrenceState as State
 from doceval_pipeline.errors import UnknownRecurring
@@ -122,32 +122,33 @@ def test_a_result_that_is_reused_repeatedly_is_not_new_evidence(databases: Datab
     assert (drift.change, drift.is_paired, drift.now, drift.is_marked) == (-80, True, 20, True)
 
 
+def digest_of_series(databases: Databases) -> str:
+    with databases.doc_eval.connect() as connection:
+        (found,) = series_digests(connection, 10, next_series(connection, 0, 10))
+    return found.digest
+
+
 def test_an_archived_occurrence_stays_in_the_series_without_results(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
     first = nights.night({"a.txt": "a"})
     nights.night({"a.txt": "another a", "b.txt": "b"})
-    with databases.doc_eval.connect() as connection:
-        (before,) = series_digests(connection, 10)
+    before = digest_of_series(databases)
     archive(databases, first or 0, lambda *_: None, lambda *_: None)
     series = gathered(nights)
     assert [o.state for o in series.occurrences] == [State.ARCHIVED, State.DONE]
     assert series.changes.contents == 0, "the content before is in the archive"
-    with databases.doc_eval.connect() as connection:
-        (after,) = series_digests(connection, 10)
-    assert after.digest != before.digest, "its page is out of date"
+    after = digest_of_series(databases)
+    assert after != before, "its page is out of date"
     nights.define(timezone="Europe/London")
-    with databases.doc_eval.connect() as connection:
-        (elsewhere,) = series_digests(connection, 10)
-    assert elsewhere.digest != after.digest, "its page shows the time zone"
+    elsewhere = digest_of_series(databases)
+    assert elsewhere != after, "its page shows the time zone"
     staging = nights.night({"c.txt": "c"}, answer=None)
-    with databases.doc_eval.connect() as connection:
-        (begun,) = series_digests(connection, 10)
+    begun = digest_of_series(databases)
     nights.doc_eval("UPDATE batches SET status = 'FAILED_STAGING' WHERE id = :id", id=staging)
-    with databases.doc_eval.connect() as connection:
-        (failed,) = series_digests(connection, 10)
-    assert failed.digest != begun.digest
+    failed = digest_of_series(databases)
+    assert failed != begun
     assert write_series(databases, "inbox").path == write_series(databases, "inbox").path
 
 
