@@ -22,6 +22,11 @@ $(STAMP): requirements.lock pyproject.toml tools/install.py
 $(DEV): requirements-dev.lock pyproject.toml tools/install.py
 	@$(PYTHON) tools/install.py requirements-dev.lock
 
+# Their Python may have been removed since.
+ifneq ($(shell test -x $(BIN)/python && echo runs),runs)
+.PHONY: $(STAMP) $(DEV)
+endif
+
 hooks: $(DEV)  ## install git hooks that run the checks before each commit
 	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type commit-msg
 

@@ -105,6 +105,13 @@ def remove_incomplete(venv: Path) -> None:
             shutil.rmtree(record)
 
 
+def remove_dangling(venv: Path) -> None:
+    """Remove links to a Python that no longer exists: `python -m venv` does not replace them."""
+    for link in venv.glob("bin/python*"):
+        if not link.exists():
+            link.unlink()
+
+
 class Installer:
     """Installs into an environment with uv, or with pip where uv is absent or fails."""
 
@@ -153,6 +160,7 @@ class Installer:
     def _with_pip(self, lock: str) -> None:
         python = str(self.python)
         if not can_run(self.python) or self._run([python, "-c", "import pip"], quiet=True):
+            remove_dangling(self.venv)
             self.run([sys.executable, "-m", "venv", str(self.venv)])
         into = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         # The pip of Python 3.11 takes 8 CPU-seconds more than the locked one, which is installed in 0.6.

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,28 @@ def test_packages_of_a_killed_installation_are_installed_again(tmp_path: Path) -
             (record / "INSTALLER").write_text("pip")
     install.remove_incomplete(tmp_path)
     assert [record.name for record in packages.iterdir()] == ["whole-1.0.dist-info"]
+
+
+def test_an_environment_whose_python_was_removed_gets_another(tmp_path: Path) -> None:
+    create = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path)]
+    subprocess.run(create, check=True)
+    (tmp_path / "bin/python3").unlink(missing_ok=True)
+    (tmp_path / "bin/python3").symlink_to("/removed/python3")
+    (tmp_path / "bin/python").unlink(missing_ok=True)
+    (tmp_path / "bin/python").symlink_to("python3")
+    install.remove_dangling(tmp_path)
+    subprocess.run(create, check=True)
+    assert install.can_run(tmp_path / "bin/python")
+
+
+def test_make_installs_again_after_the_python_was_removed(clone: Path) -> None:
+    installed(clone, install.RUNTIME)
+    asked = [shutil.which("make") or "make", "--dry-run", "setup"]
+    plan = {"cwd": clone, "capture_output": True, "text": True, "check": True}
+    assert "install.py" not in subprocess.run(asked, **plan).stdout
+    (clone / ".venv/bin/python").unlink()
+    (clone / ".venv/bin/python").symlink_to("/removed/python3")
+    assert "install.py" in subprocess.run(asked, **plan).stdout
 
 
 def packages_of(lock: str) -> set[tuple[str, str]]:
