@@ -24,10 +24,12 @@ TEXT = "text/plain"
 # Bytes in which libmagic recognises most formats; with more it needs twice the time.
 _ENOUGH = 4 * 1024
 _ENOUGH_FOR_BINARY = 256
-# Signatures for which libmagic returns the same type, whatever follows (a test compares them).
+# Signatures for which libmagic returns the same type, with few exceptions.
 _SIGNED = re.compile(
     rb"(%PDF-\d)|(\x89PNG\r\n\x1a\n\0\0\0\rIHDR)|(\xff\xd8\xff[\xc0-\xf6\xf8-\xfe])|(GIF8[79]a)"
 )
+# Core files, and tar archives, whose first bytes are the name of a file; libmagic looks for both first.
+_CORE_OR_TAR = re.compile(rb".{7}\xef\x10|.{148} *[0-7]{4}", re.DOTALL)
 _SIGNED_TYPES = ("", PDF, "image/png", "image/jpeg", "image/gif")
 # Signatures that libmagic 5.41 does not know.
 _MORE_SIGNED = {
@@ -82,7 +84,9 @@ def content_type(source: Source) -> str:
 def _by_signature(source: Source, head: bytes) -> str | None:
     signed = _SIGNED.match(head)
     if signed:
-        return _SIGNED_TYPES[signed.lastindex or 0]
+        # A text could be a table that begins like this; libmagic takes no bytes with a NUL for text.
+        is_certain = b"\0" in head and not _CORE_OR_TAR.match(head)
+        return _SIGNED_TYPES[signed.lastindex or 0] if is_certain else recognise(head[:_ENOUGH])
     if head.startswith(zip_files.SIGNATURES):
         return zip_files.zip_type(source)
     if head.startswith(ole_files.SIGNATURE):

@@ -1,9 +1,11 @@
 """Content types: a table of real structures, look-alikes and hostile files."""
 
+import io
 import json
 import os
 import random
 import struct
+import tarfile
 import time
 import tracemalloc
 import zipfile
@@ -403,10 +405,30 @@ def test_a_file_that_changes_while_its_type_is_found_is_rejected(
 )
 def test_types_found_without_libmagic_equal_those_of_libmagic(signature: bytes) -> None:
     chance = random.Random(7)
-    followed = [b"", bytes(60), b"\n1 0 obj", *(chance.randbytes(64) for _ in range(300))]
+    followed = [
+        b"",
+        bytes(60),
+        b"\n1 0 obj",
+        b".4\n1 0 obj",
+        b".4,1,2\nb,c,d\ne,f,g\n",
+        b".4\r1,2\nb,c\nd,e\n",
+        b",1,2\nb,c,d\ne,f,g\n",
+        *(chance.randbytes(64) for _ in range(300)),
+        *(b"\0" + chance.randbytes(200) for _ in range(100)),
+        # The beginning of a core file, and of archives whose first member has this name.
+        (b"\0" * 8)[len(signature) - 7 :] + b"\xef\x10" + bytes(60),
+        *(tar_of(signature, kind)[len(signature) :] for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT)),
+    ]
     for more in followed:
         said = recognise(signature + more)
         assert content_type(Source.of(signature + more)) == said, more
+
+
+def tar_of(name: bytes, kind: int) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=kind, encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo(name.replace(b"\0", b"-").decode("latin-1")))
+    return written.getvalue()
 
 
 def bomb() -> bytes:
