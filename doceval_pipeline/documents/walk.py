@@ -112,6 +112,27 @@ def walk(folder: Path, rules: Rules, is_over: Callable[[], bool] = lambda: False
     return _Walk(rules).run(folder, is_over)
 
 
+def require_files(folder: Path) -> None:
+    """Check that a folder whose files have vanished still holds something.
+
+    Raises
+    ------
+    StagingError
+        It was moved or unmounted: its files are not gone, and must not be left out one by one.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            if next(entries, None) is not None:
+                return
+        problem = "is empty now"
+    except OSError as error:
+        problem = f"cannot be opened any more ({error.strerror})"
+    raise StagingError(
+        f"folder {display_name(os.fsencode(folder))} {problem}, although files in it were assigned: move or "
+        "mount it back, then stage the batch again"
+    )
+
+
 class _Walk:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
@@ -28,6 +29,7 @@ from doceval_pipeline.documents.reading import (
     encoded_chunks,
     read_document,
 )
+from doceval_pipeline.documents.walk import VANISHED, require_files
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import (
     DocumentArrived,
@@ -142,6 +144,8 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Por
                     small.append((file, read))
                     small_bytes += read.fingerprint.size
             except DocumentRejected as rejection:
+                if rejection.reason == VANISHED:
+                    require_files(Path(file.folder))
                 done.rejected[file.file_id] = rejection.reason
             if small_bytes >= PORTION_BYTES:
                 # The files have grown since the walk.

@@ -183,6 +183,7 @@ def test_a_batch_whose_files_all_vanish_fails_and_never_becomes_staged(batch_of:
     steps.assign_documents(batch.databases, batch.id)
     for path in batch.folder.iterdir():
         path.unlink()
+    (batch.folder / "came later.txt").touch()
     with pytest.raises(StagingError, match="no usable document"):
         steps.store_documents(batch.databases, batch.id, quiet)
     assert batch.status() == "FAILED_STAGING"

@@ -1,5 +1,6 @@
 """Storing in pages and portions, with and without the right to take ids from the sequence of `docs`."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from doceval_pipeline.batches.staging.steps import assign_documents, seal_batch,
 from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.files import StagedFile
 from doceval_pipeline.domain.files import Fingerprint
+from doceval_pipeline.errors import StagingError
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
@@ -44,6 +46,29 @@ def test_files_are_stored_once_whatever_the_pages_and_portions(
     assert (result.files, result.copied) == (FILES, FILES)
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == ((0, FILES, 0), (FILES, FILES, result.bytes))
+    require_stored(batch)
+
+
+@pytest.mark.parametrize("gone", ["moved", "replaced by an empty folder"])
+def test_files_of_a_folder_that_is_gone_are_not_left_out_one_by_one(
+    batch: Sample, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.setattr(storing, "PORTION_FILES", 5)
+    elsewhere = batch.folder.with_name("elsewhere")
+
+    def lose(done: int, *_: int) -> None:
+        if done and not elsewhere.exists():
+            batch.folder.rename(elsewhere)
+            if gone != "moved":
+                batch.folder.mkdir()
+
+    with pytest.raises(StagingError, match=f"folder {re.escape(str(batch.folder))} .*move or mount it back"):
+        store_documents(batch.databases, batch.id, lose)
+    assert not batch.doc_eval("SELECT 1 FROM batch_documents WHERE batch_id = :id AND state = 'REJECTED'")
+    if gone != "moved":
+        batch.folder.rmdir()
+    elsewhere.rename(batch.folder)
+    store_documents(batch.databases, batch.id, lambda *_: None)
     require_stored(batch)
 
 
