@@ -29,6 +29,7 @@ OWN = frozenset(
         "lost_runs",
         "maintenance",
         "materializations",
+        "metrics",
         "naming",
         "partitions",
         "recurring",

@@ -1,4 +1,4 @@
-"""Dagster's webserver with protection against other sites' pages, the report pages and launchpad examples.
+"""Dagster's webserver with protection against other sites' pages, reports, metrics and launchpad examples.
 
 Run as a module, with the webserver's own arguments.
 
@@ -18,7 +18,9 @@ from starlette.routing import BaseRoute, Route
 
 from doceval_pipeline.defs.cross_site import OwnPagesOnly, Sender, refuse, sender
 from doceval_pipeline.defs.launchpads import show_examples
+from doceval_pipeline.defs.metrics import Metrics
 from doceval_pipeline.defs.report_pages import report_page
+from doceval_pipeline.settings import Settings
 
 # These routes serve any notebook of this machine with its scripts. The project has no notebooks.
 NOTEBOOKS = ("/notebook", "/dagit/notebook")
@@ -42,7 +44,7 @@ def only_reads(query: str) -> bool:
 
 
 class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is Dagster's own
-    """Dagster's webserver with protection, report pages and launchpad examples."""
+    """Dagster's webserver with protection, report pages, metrics and launchpad examples."""
 
     def build_middleware(self) -> list[Middleware]:
         """Dagster's layers behind the protection against foreign pages."""
@@ -55,11 +57,14 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is 
         return schema
 
     def build_routes(self) -> list[BaseRoute]:
-        """Dagster's routes without notebooks, and the route of the reports."""
+        """Dagster's routes without notebooks, and those of the reports and metrics."""
         dagsters: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call] # Dagster's
         # Before Dagster's routes, the last of which matches every path.
-        own = Route("/reports/{name:path}", self.report_endpoint)
-        return [own, *(route for route in dagsters if getattr(route, "path", None) not in NOTEBOOKS)]
+        own = [
+            Route("/reports/{name:path}", self.report_endpoint),
+            Route("/metrics", Metrics(Settings.from_environment()).endpoint),
+        ]
+        return [*own, *(route for route in dagsters if getattr(route, "path", None) not in NOTEBOOKS)]
 
     def report_endpoint(self, request: Request) -> Response:
         """The report page of the requested name."""
