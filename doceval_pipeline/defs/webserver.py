@@ -6,6 +6,7 @@ Dagster accepts mutations by GET from any page, so that the URL of an image coul
 need a POST, and `/graphql` answers only the webserver's own pages and programs.
 """
 
+import sys
 from typing import Any
 
 from dagster_webserver import app, cli
@@ -20,6 +21,7 @@ from doceval_pipeline.defs.cross_site import OwnPagesOnly, Sender, refuse, sende
 from doceval_pipeline.defs.launchpads import show_examples
 from doceval_pipeline.defs.metrics import Metrics
 from doceval_pipeline.defs.report_pages import report_page
+from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
 
 # These routes serve any notebook of this machine with its scripts. The project has no notebooks.
@@ -46,9 +48,13 @@ def only_reads(query: str) -> bool:
 class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is Dagster's own
     """Dagster's webserver with protection, report pages, metrics and launchpad examples."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._settings = Settings.from_environment()
+        super().__init__(*arguments, **named)
+
     def build_middleware(self) -> list[Middleware]:
         """Dagster's layers behind the protection against foreign pages."""
-        return [Middleware(OwnPagesOnly), *super().build_middleware()]
+        return [Middleware(OwnPagesOnly, own_hosts=self._settings.ui_hosts), *super().build_middleware()]
 
     def build_graphql_schema(self) -> Any:
         """Dagster's schema with the launchpad examples."""
@@ -62,7 +68,7 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is 
         # Before Dagster's routes, the last of which matches every path.
         own = [
             Route("/reports/{name:path}", self.report_endpoint),
-            Route("/metrics", Metrics(Settings.from_environment()).endpoint),
+            Route("/metrics", Metrics(self._settings).endpoint),
         ]
         return [*own, *(route for route in dagsters if getattr(route, "path", None) not in NOTEBOOKS)]
 
@@ -73,7 +79,7 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is 
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
         """Execute requests of own pages and programs; refuse links, and mutations by GET."""
-        if sender(request.method, request.headers) is not Sender.OWN:
+        if sender(request.method, request.headers, self._settings.ui_hosts) is not Sender.OWN:
             return refuse()
         if request.method == "GET" and not all(map(only_reads, request.query_params.getlist("query"))):
             return PlainTextResponse(NEEDS_POST, status_code=405, headers={"Allow": "POST"})
@@ -83,6 +89,10 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is 
 
 def main() -> None:
     """Start the webserver as the command dagster-webserver does."""
+    try:
+        _ = Settings.from_environment().ui_hosts
+    except ConfigurationError as error:
+        sys.exit(f"error: {error}")
     # Dagster has no setting for this; a test detects changes in updates.
     app.DagsterWebserver = Webserver  # type: ignore[attr-defined] # not exported
     cli.main()  # type: ignore[no-untyped-call] # Dagster's

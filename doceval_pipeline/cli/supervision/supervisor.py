@@ -87,9 +87,9 @@ class Supervisor:
         from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
-        # Report unusable schedules and owners here, not in a log.
+        # Report unusable schedules, owners and hosts here, not in a log.
         schedules(self._settings)
-        _ = self._settings.owners
+        _ = self._settings.owners, self._settings.ui_hosts
         require_limits(os.environ)
         with ExitStack() as exits, one_line(self._settings.home):
             exits.enter_context(_ended_by_signals())
