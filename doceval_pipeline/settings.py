@@ -30,6 +30,7 @@ SECRET_BYTES = range(24, 65)
 MOST_SECRETS = 2
 MOST_OWNERS = 20
 MOST_HOSTS = 50
+PLAIN_LOGS, JSON_LOGS = "plain", "json"
 # A name whose last label is not a number: browsers read 127.1 as an address.
 _HOST_NAME = re.compile(
     r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?![0-9]+$|0x)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -68,6 +69,8 @@ class Settings:
         `DOCEVAL_OWNERS`: the owners of the assets in Dagster's catalog, not yet parsed; see `owners`.
     ui_hosts_given
         `DOCEVAL_UI_HOSTS`: names of the webserver besides the loopback, not yet parsed; see `ui_hosts`.
+    log_format
+        `DOCEVAL_LOG_FORMAT`: `plain` or `json`, for the logs of Dagster's processes.
     """
 
     home: Path
@@ -83,6 +86,7 @@ class Settings:
     ui_url: str | None = None
     owners_given: str = ""
     ui_hosts_given: str = ""
+    log_format: str = PLAIN_LOGS
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -108,6 +112,7 @@ class Settings:
             webhook_secret=None if webhook_url is None else _secrets(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
             owners_given=env.get("DOCEVAL_OWNERS", ""),
             ui_hosts_given=env.get("DOCEVAL_UI_HOSTS", ""),
+            log_format=_log_format(env.get("DOCEVAL_LOG_FORMAT", "")),
             ui_url=(_web_address(env, "DOCEVAL_UI_URL") or "").rstrip("/") or None,
         )
 
@@ -229,6 +234,12 @@ def _owners(value: str) -> tuple[str, ...]:
             "address or team:NAME, such as ann@example.org,team:legal"
         )
     return owners
+
+
+def _log_format(value: str) -> str:
+    if value.strip() not in ("", PLAIN_LOGS, JSON_LOGS):
+        raise ConfigurationError(f"DOCEVAL_LOG_FORMAT is {value[:40]!r}: write {PLAIN_LOGS} or {JSON_LOGS}")
+    return value.strip() or PLAIN_LOGS
 
 
 def _hosts(value: str) -> frozenset[str]:

@@ -16,7 +16,9 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from uvicorn.config import LOGGING_CONFIG
 
+from doceval_pipeline.defs import json_logs
 from doceval_pipeline.defs.cross_site import OwnPagesOnly, Sender, refuse, sender
 from doceval_pipeline.defs.launchpads import show_examples
 from doceval_pipeline.defs.metrics import Metrics
@@ -91,8 +93,10 @@ def main() -> None:
     """Start the webserver as the command dagster-webserver does."""
     try:
         _ = Settings.from_environment().ui_hosts
+        json_logs.install()
+        json_logs.of_uvicorn(LOGGING_CONFIG)
     except ConfigurationError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(str(error))
     # Dagster has no setting for this; a test detects changes in updates.
     app.DagsterWebserver = Webserver  # type: ignore[attr-defined] # not exported
     cli.main()  # type: ignore[no-untyped-call] # Dagster's

@@ -226,4 +226,4 @@ def test_a_host_that_is_none_ends_the_webserver_in_one_line() -> None:
         check=False,
     )
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
-    assert ended.stderr.startswith("error: DOCEVAL_UI_HOSTS contains '*'")
+    assert ended.stderr.startswith("DOCEVAL_UI_HOSTS contains '*'")

@@ -38,7 +38,7 @@ from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, require_lim
 from doceval_pipeline.embedded.server import EmbeddedServer, make_folder
 from doceval_pipeline.embedded.sockets import short_temporary_folder
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.settings import JSON_LOGS, Settings
 
 SECONDS_TO_START = 120
 # A process that ends sooner than this is not restarted: it would only end again.
@@ -115,7 +115,7 @@ class Supervisor:
 
     def start_daemon(self) -> None:
         """Start Dagster's daemon, which runs sensors, schedules, queued runs and backfills."""
-        self.start("daemon", [script("dagster-daemon"), "run", "-w", str(self._workspace)])
+        self.start("daemon", daemon_command(self._settings, self._workspace))
 
     def start_webserver(self) -> str:
         """Start Dagster's webserver on loopback, wait until it answers, and return its address.
@@ -126,10 +126,7 @@ class Supervisor:
             It does not answer.
         """
         url = f"http://127.0.0.1:{self._port}"
-        arguments = ["-h", "127.0.0.1", "-p", str(self._port), "-w", str(self._workspace)]
-        # -P: do not import modules from the working folder.
-        module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
-        self.start("webserver", [*module, *arguments])
+        self.start("webserver", webserver_command(self._settings, self._workspace, "127.0.0.1", self._port))
         self._await("webserver", lambda: answers(f"{url}/server_info", SECONDS_TO_ANSWER))
         self._lock.write_holder(url)
         return url
@@ -243,6 +240,28 @@ class Supervisor:
         self._children.clear()
         # For example runs whose daemon was killed.
         end(roots(strays(self._settings.home)))
+
+
+def daemon_command(settings: Settings, workspace: Path) -> list[str]:
+    """The command of Dagster's daemon."""
+    return [*_module("daemon"), "run", "-w", str(workspace), *_log_options(settings)]
+
+
+def webserver_command(settings: Settings, workspace: Path, host: str, port: int | None) -> list[str]:
+    """The command of the webserver."""
+    arguments = ["-h", host, "-p", str(port), "-w", str(workspace), *_log_options(settings)]
+    return [*_module("webserver"), *arguments]
+
+
+def _module(name: str) -> list[str]:
+    # -P: do not import modules from the working folder.
+    return [sys.executable, "-P", "-m", f"doceval_pipeline.defs.{name}"]
+
+
+def _log_options(settings: Settings) -> list[str]:
+    # Code servers announce their start before they load the code that makes their logs JSON.
+    quiet = ["--code-server-log-level", "warning"]
+    return ["--log-format", "json", *quiet] if settings.log_format == JSON_LOGS else []
 
 
 def stop_all(settings: Settings) -> Counter[str]:
