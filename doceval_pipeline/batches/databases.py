@@ -173,6 +173,11 @@ def observed(settings: Settings, database: tuple[str, str, str], seconds: float)
         yield connection
 
 
+def embedded_databases(settings: Settings) -> list[str]:
+    """The variables of those of the three databases that are on the embedded server."""
+    return [database[0] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)]
+
+
 def _is_embedded(settings: Settings, database: tuple[str, str, str]) -> bool:
     """Whether a database is on the embedded server; `doceval env` exports its URLs."""
     _, attribute, name = database

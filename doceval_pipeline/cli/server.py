@@ -84,19 +84,37 @@ def env(*, plain: bool) -> None:
         click.echo(os.fsencode(f"export {name}={shlex.quote(printed)}"))
 
 
-@command(epilog=examples("doceval up", "doceval up --port 3001"))
+@command(epilog=examples("doceval up", "doceval up --port 3001", "doceval up --only daemon"))
 @click.option(
     "--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Port of the webserver."
 )
-def up(port: int) -> None:
+@click.option(
+    "--only",
+    type=click.Choice(["webserver", "daemon"]),
+    help="Become this one process, for a service manager; needs databases of your own.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address on which --only webserver listens.",
+)
+def up(*, port: int, only: str | None, host: str) -> None:
     """Run the database server and Dagster until Ctrl-C.
 
     Dagster's webserver shows batches and runs; its daemon stages batches, watches results and writes reports.
+    The database server runs only if one of the three databases is on it.
     """
     from doceval_pipeline.cli.supervision.supervisor import Supervisor
 
+    if host != "127.0.0.1" and only != "webserver":
+        raise click.UsageError("--host goes with --only webserver")
     settings = Settings.from_environment()
     with _as_log_lines(settings) as say:
+        if only is not None:
+            from doceval_pipeline.cli.supervision.single import become
+
+            become(settings, only, host, port)
         # Ctrl-C and doceval down are the usual ways to end it, not failures.
         with suppress(KeyboardInterrupt), Supervisor(settings, "doceval up", port) as supervisor:
             supervisor.start_daemon()

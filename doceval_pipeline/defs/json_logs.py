@@ -35,11 +35,12 @@ def install() -> None:
     _loggers.create_console_logger = _run_logger  # type: ignore[attr-defined] # not exported
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda hook: _log_uncaught(hook.exc_type, hook.exc_value, hook.exc_traceback)
+    if not logging.getLogger().handlers:
+        # Otherwise the first warning of a library adds a handler with a format of its own.
+        logging.getLogger().addHandler(_of_libraries())
     for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
         for handler in logger.handlers:
             handler.setFormatter(formatter())
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(formatter())
 
 
 def of_uvicorn(configuration: dict[str, Any]) -> None:
@@ -101,6 +102,14 @@ def _hide_keys(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
         for name, value in event.items()
         if name != "color_message"
     }
+
+
+def _of_libraries() -> logging.Handler:
+    """A handler for loggers that have none; Dagster's have their own."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: not record.name.startswith("dagster"))
+    return handler
 
 
 def _run_logger(name: str, level: str | int) -> logging.Logger:

@@ -86,6 +86,8 @@ RUNNING = """
 import sys, dagster as dg, warnings
 from doceval_pipeline.defs import json_logs
 json_logs.install()
+import logging
+logging.warning("of a library KEY")
 @dg.op
 def speak(context):
     context.log.info("one line\\nand KEY")
@@ -110,5 +112,6 @@ def test_a_run_and_an_error_that_nobody_catches_are_json(tmp_path: Path) -> None
     assert KEY not in ended.stdout + ended.stderr
     own = [line for line in lines if line["event"].startswith("one line")]
     assert [(line["batch_id"], line["job"], line["step"]) for line in own] == [(12, "talk", "speak")]
+    assert lines[0]["logger"] == "root"
     assert lines[-1]["level"] == "critical"
     assert "RuntimeError" in lines[-1]["exception"]

@@ -170,7 +170,7 @@ class Supervisor:
             with log.open("ab") as output:
                 self._children[name] = psutil.Popen(
                     command,
-                    env=self._environment(),
+                    env={**environment_of(self._settings), **mark_of(self._settings.home)},
                     cwd=self._settings.home,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -183,18 +183,6 @@ class Supervisor:
                 "check that this file exists and is executable, or reinstall the project"
             ) from None
         self._commands[name] = command
-
-    def _environment(self) -> dict[str, str]:
-        from doceval_pipeline.defs.instance import dagster_environment
-
-        return {
-            **GRPC_LIMITS,
-            **os.environ,
-            # Dagster's code server creates a socket there, and hangs if its path is too long.
-            "TMPDIR": short_temporary_folder() or "",
-            **dagster_environment(self._settings),
-            **mark_of(self._settings.home),
-        }
 
     @contextmanager
     def _guard(self, *, owns_server: bool) -> Iterator[None]:
@@ -240,6 +228,19 @@ class Supervisor:
         self._children.clear()
         # For example runs whose daemon was killed.
         end(roots(strays(self._settings.home)))
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment of Dagster's processes."""
+    from doceval_pipeline.defs.instance import dagster_environment
+
+    return {
+        **GRPC_LIMITS,
+        **os.environ,
+        # Dagster's code server creates a socket there, and hangs if its path is too long.
+        "TMPDIR": short_temporary_folder() or "",
+        **dagster_environment(settings),
+    }
 
 
 def daemon_command(settings: Settings, workspace: Path) -> list[str]:
