@@ -21,7 +21,7 @@ from doceval_pipeline.defs import (
 )
 from doceval_pipeline.defs.assembly import STAGING_ASSETS, STAGING_CHECKS, assembled
 from doceval_pipeline.defs.scaffolded import users_definitions
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.settings import JSON_LOGS, Settings
 
 ASSETS = (
     *STAGING_ASSETS,
@@ -69,7 +69,13 @@ SENSORS = (
 @dg.definitions
 def defs() -> dg.Definitions:
     """All Dagster definitions: those of this project, and those that users added to `defs`."""
-    return _definitions(Settings.from_environment())
+    settings = Settings.from_environment()
+    if settings.log_format == JSON_LOGS:
+        # Imports a library that nothing else of a run needs.
+        from doceval_pipeline.defs import json_logs
+
+        json_logs.install()
+    return _definitions(settings)
 
 
 # Dagster asks twice in each run, which took an eighth of a run's time.

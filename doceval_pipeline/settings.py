@@ -29,6 +29,12 @@ SECRET_BYTES = range(24, 65)
 # While a secret is being replaced, messages are signed with the old and the new one.
 MOST_SECRETS = 2
 MOST_OWNERS = 20
+MOST_HOSTS = 50
+PLAIN_LOGS, JSON_LOGS = "plain", "json"
+# A name whose last label is not a number: browsers read 127.1 as an address.
+_HOST_NAME = re.compile(
+    r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?![0-9]+$|0x)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+)
 # The owners that Dagster accepts, in a length that its pages can show.
 _OWNER = re.compile(
     r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,100}\.[A-Za-z]{2,7}|team:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
@@ -61,6 +67,10 @@ class Settings:
         `DOCEVAL_UI_URL`: the address of Dagster's UI, for links, without a slash at the end.
     owners_given
         `DOCEVAL_OWNERS`: the owners of the assets in Dagster's catalog, not yet parsed; see `owners`.
+    ui_hosts_given
+        `DOCEVAL_UI_HOSTS`: names of the webserver besides the loopback, not yet parsed; see `ui_hosts`.
+    log_format
+        `DOCEVAL_LOG_FORMAT`: `plain` or `json`, for the logs of Dagster's processes.
     """
 
     home: Path
@@ -75,6 +85,8 @@ class Settings:
     webhook_secret: str | None = field(default=None, repr=False)
     ui_url: str | None = None
     owners_given: str = ""
+    ui_hosts_given: str = ""
+    log_format: str = PLAIN_LOGS
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -99,6 +111,8 @@ class Settings:
             webhook_url=None if webhook_url is None else _protected(webhook_url),
             webhook_secret=None if webhook_url is None else _secrets(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
             owners_given=env.get("DOCEVAL_OWNERS", ""),
+            ui_hosts_given=env.get("DOCEVAL_UI_HOSTS", ""),
+            log_format=_log_format(env.get("DOCEVAL_LOG_FORMAT", "")),
             ui_url=(_web_address(env, "DOCEVAL_UI_URL") or "").rstrip("/") or None,
         )
 
@@ -114,6 +128,20 @@ class Settings:
             Dagster does not accept an owner.
         """
         return _owners(self.owners_given)
+
+    @property
+    def ui_hosts(self) -> frozenset[str]:
+        """Names and addresses besides the loopback under which the webserver answers, as in a Host header.
+
+        In lower case and without a port; IPv6 addresses are in brackets. Parsed on demand, because only the
+        webserver needs them.
+
+        Raises
+        ------
+        ConfigurationError
+            A value is not a name or an address.
+        """
+        return _hosts(self.ui_hosts_given)
 
     @property
     def reports(self) -> Path:
@@ -206,6 +234,37 @@ def _owners(value: str) -> tuple[str, ...]:
             "address or team:NAME, such as ann@example.org,team:legal"
         )
     return owners
+
+
+def _log_format(value: str) -> str:
+    if value.strip() not in ("", PLAIN_LOGS, JSON_LOGS):
+        raise ConfigurationError(f"DOCEVAL_LOG_FORMAT is {value[:40]!r}: write {PLAIN_LOGS} or {JSON_LOGS}")
+    return value.strip() or PLAIN_LOGS
+
+
+def _hosts(value: str) -> frozenset[str]:
+    given = list(filter(None, (part.strip() for part in value.split(","))))
+    hosts = [_host(part) for part in given]
+    wrong = [part for part, host in zip(given, hosts, strict=True) if host is None]
+    if wrong or len(given) > MOST_HOSTS:
+        problem = f"contains {wrong[0][:80]!r}" if wrong else f"names {len(given)} hosts"
+        raise ConfigurationError(
+            f"DOCEVAL_UI_HOSTS {problem}: write up to {MOST_HOSTS} host names or IP addresses separated by "
+            "commas, without scheme, port or wildcard, such as doceval.example.org,10.0.0.7"
+        )
+    return frozenset(filter(None, hosts))
+
+
+def _host(value: str) -> str | None:
+    """A host name or address as in a Host header; None if it is neither, or means every address."""
+    name = value.lower()
+    try:
+        address = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name if len(name) <= 253 and _HOST_NAME.fullmatch(name) else None
+    if address.is_unspecified or (isinstance(address, ipaddress.IPv6Address) and address.scope_id):
+        return None
+    return f"[{address}]" if address.version == 6 else name
 
 
 def _web_address(env: Mapping[str, str], name: str) -> str | None:

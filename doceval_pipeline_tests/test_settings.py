@@ -100,3 +100,41 @@ def test_neither_address_nor_secret_of_a_webhook_is_shown_with_the_settings(url:
     assert (settings.webhook_url, settings.webhook_secret) == (url, secret)
     assert not {url, secret, "hunter2"} & set(re.split(r"['\", ]", repr(settings)))
     assert "hunter2" not in repr(settings)
+
+
+def test_hosts_are_names_and_addresses_as_a_host_header_has_them() -> None:
+    given = " Doceval.Example.org, 10.0.0.7 ,fd00::1,[FD00:0::2], web_server"
+    hosts = Settings.from_environment({"DOCEVAL_UI_HOSTS": given}).ui_hosts
+    assert hosts == {"doceval.example.org", "10.0.0.7", "[fd00::1]", "[fd00::2]", "web_server"}
+    assert Settings.from_environment({"DOCEVAL_UI_HOSTS": " , "}).ui_hosts == set()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "*",
+        "*.example.org",
+        "https://doceval.example.org",
+        "doceval.example.org:3000",
+        "doceval.example.org/",
+        "me@doceval.example.org",
+        "0.0.0.0",
+        "[::]",
+        "127.1",
+        "doceval.0x7f",
+        "fe80::1%lo",
+        "a b",
+        "a..b",
+        "-a",
+        "doceval.example.org.",
+        "dócêval.example.org",
+        "x" * 64,
+        "10.0.0.7\nevil",
+        ",".join(f"host-{n}" for n in range(51)),
+    ],
+)
+def test_hosts_that_are_none_are_refused_in_one_line(value: str) -> None:
+    settings = Settings.from_environment({"DOCEVAL_UI_HOSTS": value})
+    with pytest.raises(ConfigurationError, match="DOCEVAL_UI_HOSTS") as caught:
+        _ = settings.ui_hosts
+    assert len(str(caught.value).splitlines()) == 1

@@ -13,8 +13,9 @@ from urllib.parse import quote, urlencode
 
 import psycopg2
 from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from doceval_pipeline.batches.server_requirements import require_usable
 from doceval_pipeline.embedded.engines import connect_to_guarded, guard
@@ -150,6 +151,33 @@ def plain_connection(
     return psycopg2.connect(url, application_name=application_name)
 
 
+@contextmanager
+def observed(settings: Settings, database: tuple[str, str, str], seconds: float) -> Iterator[Connection]:
+    """A read-only transaction on one of the three databases that starts no server and changes no schema.
+
+    Parameters
+    ----------
+    seconds
+        The most that connecting and each statement may take.
+
+    Raises
+    ------
+    DatabaseError, EmbeddedServerError, ConfigurationError
+        The database does not answer, or not in this time.
+    """
+    limit = int(seconds * 1000)
+    if _is_embedded(settings, database):
+        guard(EmbeddedServer(settings.home))
+    with database_errors(), _observing_engine(database_url(settings, database)).connect() as connection:
+        connection.execute(text(f"SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = {limit}"))
+        yield connection
+
+
+def embedded_databases(settings: Settings) -> list[str]:
+    """The variables of those of the three databases that are on the embedded server."""
+    return [database[0] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)]
+
+
 def _is_embedded(settings: Settings, database: tuple[str, str, str]) -> bool:
     """Whether a database is on the embedded server; `doceval env` exports its URLs."""
     _, attribute, name = database
@@ -254,6 +282,21 @@ def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
     with database_errors():
         upgrade(engine, schema)
     return engine
+
+
+@lru_cache(maxsize=16)
+def _observing_engine(url: str) -> Engine:
+    """An engine whose connections end with their use, so that none outlives a server."""
+    try:
+        return create_engine(
+            url,
+            hide_parameters=True,
+            poolclass=NullPool,
+            connect_args={**CONNECT_ARGUMENTS, "application_name": "doceval metrics", "connect_timeout": 3},
+        )
+    except (ArgumentError, ValueError):
+        # The error of SQLAlchemy may quote the URL, including a password.
+        raise ConfigurationError(f"a database's URL is not valid: {PERCENT_ENCODED}") from None
 
 
 def _fix_formats(connection: Any, _record: object) -> None:

@@ -15,7 +15,7 @@ from doceval_pipeline.cli.output import console, print_json, print_table, warn
 def check(*, every_document: bool, as_json: bool) -> None:
     """Check both databases for consistency.
 
-    The exit code is 1 if an invariant of docs/invariants.md is violated. Read-only: a member of
+    The exit code is 1 if an invariant is violated (doceval docs invariants). Read-only: a member of
     doceval_reader can run it.
 
     Also warns on standard error, with the exit code unchanged: about guards missing from the installation's

@@ -169,6 +169,13 @@ ENTRIES = (
     ),
     CommandEntry("restore", HelpSection.OPERATE, "Restore a batch from its archive file", "archives:restore"),
     CommandEntry(
+        "docs",
+        HelpSection.OPERATE,
+        "List pages of documentation, or show one",
+        "docs:docs",
+        Patience.ENDS,
+    ),
+    CommandEntry(
         "conformance",
         HelpSection.CONTRIBUTE,
         "Test whether a processor keeps its contract",

@@ -47,7 +47,7 @@ FORMATS = (*(format.value for format in Format), HTML)
 def export(*, batch: str, format_: str | None, output: Path, attempts: str, as_json: bool) -> None:
     """Write the results of a batch to a file.
 
-    Writes the current results of BATCH to FILE; docs/exports.md describes the columns. html is
+    Writes the current results of BATCH to FILE; `doceval docs exports` describes the columns. html is
     the completion report, xlsx is for Excel. The file is written completely or not at all.
     """
     from doceval_pipeline.batches.results.exporting import export_page, export_records

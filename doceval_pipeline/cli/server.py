@@ -2,7 +2,9 @@
 
 import os
 import shlex
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -10,7 +12,8 @@ import click
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.settings import JSON_LOGS, Settings
 
 
 @command(epilog=examples("doceval init", "doceval init --roles"))
@@ -81,25 +84,59 @@ def env(*, plain: bool) -> None:
         click.echo(os.fsencode(f"export {name}={shlex.quote(printed)}"))
 
 
-@command(epilog=examples("doceval up", "doceval up --port 3001"))
+@command(epilog=examples("doceval up", "doceval up --port 3001", "doceval up --only daemon"))
 @click.option(
     "--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Port of the webserver."
 )
-def up(port: int) -> None:
+@click.option(
+    "--only",
+    type=click.Choice(["webserver", "daemon"]),
+    help="Become this one process, for a service manager; needs databases of your own.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address on which --only webserver listens.",
+)
+def up(*, port: int, only: str | None, host: str) -> None:
     """Run the database server and Dagster until Ctrl-C.
 
     Dagster's webserver shows batches and runs; its daemon stages batches, watches results and writes reports.
+    The database server runs only if one of the three databases is on it.
     """
     from doceval_pipeline.cli.supervision.supervisor import Supervisor
 
+    if host != "127.0.0.1" and only != "webserver":
+        raise click.UsageError("--host goes with --only webserver")
     settings = Settings.from_environment()
-    # Ctrl-C and doceval down are the usual ways to end it, not failures.
-    with suppress(KeyboardInterrupt), Supervisor(settings, "doceval up", port) as supervisor:
-        supervisor.start_daemon()
-        url = supervisor.start_webserver()
-        console.print(f"Dagster is at [bold]{url}[/]; Ctrl-C or doceval down stops it")
-        supervisor.watch()
-    console.print("stopped")
+    with _as_log_lines(settings) as say:
+        if only is not None:
+            from doceval_pipeline.cli.supervision.single import become
+
+            become(settings, only, host, port)
+        # Ctrl-C and doceval down are the usual ways to end it, not failures.
+        with suppress(KeyboardInterrupt), Supervisor(settings, "doceval up", port) as supervisor:
+            supervisor.start_daemon()
+            url = supervisor.start_webserver()
+            say(f"Dagster is at {url}; Ctrl-C or doceval down stops it")
+            supervisor.watch()
+        say("stopped")
+
+
+@contextmanager
+def _as_log_lines(settings: Settings) -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints a line in the format of the logs; print errors in it, too."""
+    if settings.log_format != JSON_LOGS:
+        yield partial(console.print, markup=False)
+        return
+    from doceval_pipeline.defs.json_logs import line
+
+    try:
+        yield lambda text: click.echo(line("INFO", text))
+    except DocEvalError as error:
+        click.echo(line("ERROR", str(error)), err=True)
+        raise SystemExit(1) from None
 
 
 @command(epilog=examples("doceval down"))

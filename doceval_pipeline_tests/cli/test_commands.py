@@ -58,6 +58,7 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "recurring",
         "list",
         "failures",
+        "docs",
         "leaderboard",
     }
 

@@ -78,6 +78,7 @@ def invocations(folder: Path) -> dict[str, list[str]]:
         "compare": ["one", "--prompts", "prompt-0", "prompt-1"],
         "export": ["one", "--output", str(folder / "one.csv")],
         "open": ["one"],
+        "docs": [],
         "recurring": ["list"],
         "archive": ["two"],
         "restore": ["the file that archive writes"],

@@ -122,6 +122,38 @@ def test_another_host_name_is_foreign(host: str) -> None:
     assert sender("GET", origin) is Sender.FOREIGN
 
 
+NAMED = frozenset({"doceval.example.org", "10.0.0.7", "[fd00::1]"})
+
+
+@pytest.mark.parametrize(
+    "host", ["doceval.example.org", "Doceval.Example.ORG:8443", "10.0.0.7:3000", "[fd00::1]:3000"]
+)
+def test_a_host_that_the_operator_names_is_own_for_its_own_pages_alone(host: str) -> None:
+    assert sender("GET", Headers({"host": host})) is Sender.FOREIGN
+    assert sender("GET", Headers({"host": host}), NAMED) is Sender.OWN
+    for scheme in ("http", "https"):
+        own = Headers({"host": host, "origin": f"{scheme}://{host}"})
+        assert sender("POST", own, NAMED) is Sender.OWN
+    for origin in ("https://evil.invalid", "null", f"https://{host}.evil.invalid", f"ftp://{host}"):
+        assert sender("POST", Headers({"host": host, "origin": origin}), NAMED) is Sender.FOREIGN
+    clicked = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    assert sender("GET", Headers({"host": host, **clicked}), NAMED) is Sender.FOREIGN
+    assert sender("GET", Headers({"host": host, **CLICK}), NAMED) is Sender.LINK
+
+
+@pytest.mark.parametrize(
+    "host", [*HOSTS_OF_NOBODY, "a.doceval.example.org", "doceval.example.org.evil.invalid"]
+)
+def test_no_other_host_is_own_where_the_operator_names_some(host: str) -> None:
+    assert sender("GET", headers_of(("host", host)), NAMED) is Sender.FOREIGN
+
+
+def test_the_loopback_stays_own_and_without_tls_where_the_operator_names_hosts() -> None:
+    assert sender("GET", Headers(OWN), NAMED) is Sender.OWN
+    foreign = Headers({**OWN, "origin": "https://127.0.0.1:3000"})
+    assert sender("POST", foreign, NAMED) is Sender.FOREIGN
+
+
 def test_two_hosts_or_two_origins_are_foreign_even_if_one_is_own() -> None:
     host, origin = ("host", "127.0.0.1:3000"), ("origin", "http://127.0.0.1:3000")
     assert sender("POST", headers_of(host, origin)) is Sender.OWN

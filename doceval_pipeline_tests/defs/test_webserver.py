@@ -1,9 +1,13 @@
 """Dagster's real webserver changes nothing on a GET, and nothing for other sites' pages."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -188,3 +192,38 @@ def test_a_socket_executes_subscriptions_only_and_for_our_own_pages_only(dagster
 )
 def test_a_document_reads_if_all_its_operations_do(document: str, reads: bool) -> None:
     assert only_reads(document) is reads
+
+
+def test_named_hosts_reach_pages_graphql_and_metrics_and_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCEVAL_UI_HOSTS", "doceval.example.org,10.0.0.7")
+    monkeypatch.setenv("DOCEVAL_HOME", str(tmp_path / "home"))
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        WorkspaceProcessContext(instance, workspace_load_target=EmptyWorkspaceTarget()) as context,
+    ):
+        app = Webserver(context).create_asgi_app()
+        for base, status in (
+            ("https://doceval.example.org", 200),
+            ("http://10.0.0.7:3000", 200),
+            ("http://127.0.0.1:3000", 200),
+            ("http://10.0.0.8:3000", 403),
+        ):
+            client = TestClient(app, base)
+            assert client.get("/server_info").status_code == status
+            assert client.get("/metrics").status_code == status
+            asked = client.post("/graphql", json={"query": "{ version }"}, headers={"origin": base})
+            assert asked.status_code == status
+
+
+def test_a_host_that_is_none_ends_the_webserver_in_one_line() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "doceval_pipeline.defs.webserver", "--help"],
+        env={**os.environ, "DOCEVAL_UI_HOSTS": "*"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    assert ended.stderr.startswith("DOCEVAL_UI_HOSTS contains '*'")

@@ -16,7 +16,7 @@ _OF_THE_SERVER = ("postgres", "pg_ctl", "initdb")
 # Words of a command line, and the name of such a process for people.
 _NAMES = (
     ("doceval_pipeline.defs.webserver", "webserver"),
-    ("dagster-daemon", "daemon"),
+    ("doceval_pipeline.defs.daemon", "daemon"),
     ("doceval_pipeline.defs.warm", "run starter"),
     ("api grpc", "code server"),
     ("execute_run", "run"),

@@ -38,7 +38,7 @@ from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, require_lim
 from doceval_pipeline.embedded.server import EmbeddedServer, make_folder
 from doceval_pipeline.embedded.sockets import short_temporary_folder
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.settings import JSON_LOGS, Settings
 
 SECONDS_TO_START = 120
 # A process that ends sooner than this is not restarted: it would only end again.
@@ -87,9 +87,9 @@ class Supervisor:
         from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
-        # Report unusable schedules and owners here, not in a log.
+        # Report unusable schedules, owners and hosts here, not in a log.
         schedules(self._settings)
-        _ = self._settings.owners
+        _ = self._settings.owners, self._settings.ui_hosts
         require_limits(os.environ)
         with ExitStack() as exits, one_line(self._settings.home):
             exits.enter_context(_ended_by_signals())
@@ -115,7 +115,7 @@ class Supervisor:
 
     def start_daemon(self) -> None:
         """Start Dagster's daemon, which runs sensors, schedules, queued runs and backfills."""
-        self.start("daemon", [script("dagster-daemon"), "run", "-w", str(self._workspace)])
+        self.start("daemon", daemon_command(self._settings, self._workspace))
 
     def start_webserver(self) -> str:
         """Start Dagster's webserver on loopback, wait until it answers, and return its address.
@@ -126,10 +126,7 @@ class Supervisor:
             It does not answer.
         """
         url = f"http://127.0.0.1:{self._port}"
-        arguments = ["-h", "127.0.0.1", "-p", str(self._port), "-w", str(self._workspace)]
-        # -P: do not import modules from the working folder.
-        module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
-        self.start("webserver", [*module, *arguments])
+        self.start("webserver", webserver_command(self._settings, self._workspace, "127.0.0.1", self._port))
         self._await("webserver", lambda: answers(f"{url}/server_info", SECONDS_TO_ANSWER))
         self._lock.write_holder(url)
         return url
@@ -173,7 +170,7 @@ class Supervisor:
             with log.open("ab") as output:
                 self._children[name] = psutil.Popen(
                     command,
-                    env=self._environment(),
+                    env={**environment_of(self._settings), **mark_of(self._settings.home)},
                     cwd=self._settings.home,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -186,18 +183,6 @@ class Supervisor:
                 "check that this file exists and is executable, or reinstall the project"
             ) from None
         self._commands[name] = command
-
-    def _environment(self) -> dict[str, str]:
-        from doceval_pipeline.defs.instance import dagster_environment
-
-        return {
-            **GRPC_LIMITS,
-            **os.environ,
-            # Dagster's code server creates a socket there, and hangs if its path is too long.
-            "TMPDIR": short_temporary_folder() or "",
-            **dagster_environment(self._settings),
-            **mark_of(self._settings.home),
-        }
 
     @contextmanager
     def _guard(self, *, owns_server: bool) -> Iterator[None]:
@@ -243,6 +228,41 @@ class Supervisor:
         self._children.clear()
         # For example runs whose daemon was killed.
         end(roots(strays(self._settings.home)))
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment of Dagster's processes."""
+    from doceval_pipeline.defs.instance import dagster_environment
+
+    return {
+        **GRPC_LIMITS,
+        **os.environ,
+        # Dagster's code server creates a socket there, and hangs if its path is too long.
+        "TMPDIR": short_temporary_folder() or "",
+        **dagster_environment(settings),
+    }
+
+
+def daemon_command(settings: Settings, workspace: Path) -> list[str]:
+    """The command of Dagster's daemon."""
+    return [*_module("daemon"), "run", "-w", str(workspace), *_log_options(settings)]
+
+
+def webserver_command(settings: Settings, workspace: Path, host: str, port: int | None) -> list[str]:
+    """The command of the webserver."""
+    arguments = ["-h", host, "-p", str(port), "-w", str(workspace), *_log_options(settings)]
+    return [*_module("webserver"), *arguments]
+
+
+def _module(name: str) -> list[str]:
+    # -P: do not import modules from the working folder.
+    return [sys.executable, "-P", "-m", f"doceval_pipeline.defs.{name}"]
+
+
+def _log_options(settings: Settings) -> list[str]:
+    # Code servers announce their start before they load the code that makes their logs JSON.
+    quiet = ["--code-server-log-level", "warning"]
+    return ["--log-format", "json", *quiet] if settings.log_format == JSON_LOGS else []
 
 
 def stop_all(settings: Settings) -> Counter[str]:
