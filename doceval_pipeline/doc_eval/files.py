@@ -19,6 +19,8 @@ from doceval_pipeline.portions import Progress, ignore_progress, in_parallel, in
 PORTION = 2_500
 # Stored documents that one database passes to the other at a time.
 DOCUMENTS = 10_000
+# Stored documents whose rows one statement queues. More are not faster, and progress is reported after each.
+QUEUED_DOCUMENTS = 2_500
 
 _FOUND_TABLE = text("""
     CREATE TEMPORARY TABLE found (
@@ -450,19 +452,19 @@ def staged_documents(connection: Connection, batch_id: int) -> dict[str, Measure
 
 def stored_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
     """The stored documents of a batch, without names; at least one range. Reads a portion at a time."""
-    return document_ranges((ids, ()) for (ids,) in _columns(connection, _STORED_IDS, batch_id))
+    return document_ranges((ids, ()) for (ids,) in _columns(connection, _STORED_IDS, batch_id, DOCUMENTS))
 
 
 def named_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
     """As `stored_ranges`, with the path of a file below its folder for each document."""
-    return document_ranges(_columns(connection, _STORED_NAMES, batch_id))
+    return document_ranges(_columns(connection, _STORED_NAMES, batch_id, QUEUED_DOCUMENTS))
 
 
-def _columns(connection: Connection, statement: TextClause, batch_id: int) -> Iterator[Any]:
-    """The columns of each portion of rows."""
-    options = {"yield_per": DOCUMENTS}
+def _columns(connection: Connection, statement: TextClause, batch_id: int, most: int) -> Iterator[Any]:
+    """The columns of each portion of at most so many rows."""
+    options = {"yield_per": most}
     rows = connection.execute(statement, {"batch_id": batch_id}, execution_options=options)
-    return (tuple(zip(*portion, strict=True)) for portion in rows.partitions(DOCUMENTS))
+    return (tuple(zip(*portion, strict=True)) for portion in rows.partitions(most))
 
 
 def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[str]:

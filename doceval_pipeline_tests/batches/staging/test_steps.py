@@ -168,7 +168,7 @@ def test_finding_files_and_queueing_report_each_portion(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "PORTION", 2)
-    monkeypatch.setattr(files, "DOCUMENTS", 2)
+    monkeypatch.setattr(files, "QUEUED_DOCUMENTS", 2)
     batch = batch_of(documents=3, connections=2, prompts=2)
     (batch.folder / "same.txt").write_bytes((batch.folder / "000.txt").read_bytes())
     steps.seal_batch(batch.databases, batch.id)
