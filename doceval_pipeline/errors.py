@@ -21,6 +21,7 @@ DocEvalError
 └── ArchiveError               an archive cannot be written, read or restored
 """
 
+import os
 import traceback
 from pathlib import Path
 
@@ -137,9 +138,19 @@ def _system_message(error: BaseException) -> str | None:
             return f"the data is not valid {error.encoding}: {error.reason} at byte {error.start:,}"
         case UnicodeEncodeError():
             return f"text cannot be encoded as {error.encoding}: set PYTHONUTF8=1, or use a UTF-8 locale"
+        case FileNotFoundError(filename=None) if not _has_working_folder():
+            return "the current folder was deleted: change to one that exists, and repeat the command"
         case OSError(strerror=str() as reason, filename=file):
             return reason if file is None else f"{file}: {reason}"
     return None
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:

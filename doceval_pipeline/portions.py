@@ -10,6 +10,13 @@ _Item = TypeVar("_Item")
 _Portion = TypeVar("_Portion")
 _Result = TypeVar("_Result")
 
+Progress = Callable[[int, int | None, int], None]
+"""Receives how many items are done, of how many (None while that is unknown), and the bytes read so far."""
+
+
+def ignore_progress(done: int, total: int | None, read_bytes: int) -> None:
+    """Used if nobody follows the progress."""
+
 
 def in_portions(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     """Lists of `size` items in their order; the last one has the rest."""

@@ -55,7 +55,11 @@ def main(lock: str) -> None:
 @contextmanager
 def alone(venv: Path) -> Iterator[int]:
     """Wait until no other process installs into an environment; returns the descriptor that excludes them."""
-    venv.mkdir(exist_ok=True)
+    try:
+        venv.mkdir(exist_ok=True)
+    except FileExistsError:
+        what = "not a folder" if venv.exists() else "a link to a folder that does not exist"
+        sys.exit(f"{venv} is {what}: remove it, and repeat the command")
     # Not .lock, which uv locks.
     descriptor = os.open(venv / ".installing", os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -8,7 +8,7 @@ this module nor the databases check.
 import heapq
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from itertools import islice
@@ -33,9 +33,8 @@ from doceval_pipeline.archives.reading import Archive
 from doceval_pipeline.archives.rows import Attempt, BatchMember, Config, Doc, File, HistoryRow, ProgressRow
 from doceval_pipeline.archives.values import Values
 from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.portions import Progress
 
-Progress = Callable[[int, int, int], None]
-"""Called with the number of documents that are read, of all documents, and of bytes that are read."""
 _Row = TypeVar("_Row", bound=Values)
 # Records per sorted chunk, which limits the number of Python objects at a time.
 _CHUNK = 50_000

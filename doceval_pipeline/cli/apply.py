@@ -11,7 +11,7 @@ import click
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
-from doceval_pipeline.cli.output import console, print_json, print_table, warn
+from doceval_pipeline.cli.output import console, grouped, print_json, print_table, warn
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
@@ -73,6 +73,9 @@ def apply(*, file: Path, stage: bool, as_json: bool) -> None:
     _print_next_steps(applied, previews, stage=stage)
     for each in upcoming:
         _print_next_occurrence(each)
+    notes = ((e.record.name, note) for e in upcoming if e.found is not None for note in e.found.notes)
+    for line in grouped(notes, "recurring evaluations"):
+        warn(line)
 
 
 def _as_json(
@@ -107,8 +110,6 @@ def _print_next_occurrence(occurrence: "NextOccurrence") -> None:
     console.print(printable(f"  {record.name}  {when}"), markup=False)
     if occurrence.found is not None:
         console.print(f"    found now: {occurrence.found.sentence}", markup=False)
-        for note in occurrence.found.notes:
-            warn(f"    {note}")
 
 
 def _print_next_steps(applied: "Applied", previews: "Mapping[str, Preview]", *, stage: bool) -> None:
@@ -120,8 +121,13 @@ def _print_next_steps(applied: "Applied", previews: "Mapping[str, Preview]", *, 
         console.print(f"  {partition_key(number)}  {printable(name)}", markup=False)
         if name in previews:
             console.print(f"    found now: {previews[name].sentence}", markup=False)
-            for note in previews[name].notes:
-                warn(f"    {note}")
+    for line in grouped(
+        (partition_key(number), note)
+        for name, number in applied.numbers.items()
+        if name in previews
+        for note in previews[name].notes
+    ):
+        warn(line)
     for note in applied.notes:
         warn(note)
     if applied.staging_requested_again:

@@ -20,8 +20,8 @@ from doceval_pipeline.cli.streams import LastingStream, text_on
 class ProgressUpdate(Protocol):
     """Receives the progress of one kind of work."""
 
-    def __call__(self, done: int, total: int, read_bytes: int = 0) -> None:
-        """Take the number of finished items, of all items, and the bytes read so far."""
+    def __call__(self, done: int, total: int | None, read_bytes: int = 0) -> None:
+        """Take the number of finished items, of all items if it is known, and the bytes read so far."""
 
 
 NewBar = Callable[[str], ProgressUpdate]
@@ -85,19 +85,20 @@ def _draw(what: str, console: Console, exits: ExitStack) -> ProgressUpdate:
     columns = (
         TextColumn(what),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     bar = ProgressBars(*columns, console=console, transient=True)
-    task = bar.add_task("", total=0, speed="")
+    task = bar.add_task("", total=None, count="", speed="")
     exits.callback(bar.stop)
     started = time.monotonic()
 
-    def update(done: int, total: int, read_bytes: int = 0) -> None:
+    def update(done: int, total: int | None, read_bytes: int = 0) -> None:
         seconds = time.monotonic() - started
         speed = f"{read_bytes / seconds / 1e6:,.1f} MB/s" if read_bytes and seconds else ""
-        bar.update(task, completed=done, total=total, speed=speed)
+        count = f"{done:,} so far" if total is None else f"{done:,} of {total:,}"
+        bar.update(task, completed=done, total=total, count=count, speed=speed)
         bar.start()
         if done == total:
             bar.stop()
@@ -105,5 +106,5 @@ def _draw(what: str, console: Console, exits: ExitStack) -> ProgressUpdate:
     return update
 
 
-def _ignore_progress(done: int, total: int, read_bytes: int = 0) -> None:
+def _ignore_progress(done: int, total: int | None, read_bytes: int = 0) -> None:
     """Used if no bar is drawn."""

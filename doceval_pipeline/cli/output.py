@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ WIDTH_WITHOUT_TERMINAL = 160
 NARROWEST_COLUMN = 12
 NARROWEST_TERMINAL = 20
 WIDEST_TERMINAL = 10_000
+# A sentence about more batches than this is printed once, with the names of as many.
+NAMES_SHOWN = 3
+# Numbers, and the beginning of a run's id.
+_FIGURES = re.compile(r"\b[0-9a-f]{8}\b|\d[\d.,:]*")
 
 
 def _environment() -> dict[str, str]:
@@ -84,6 +89,26 @@ def warn(text: str) -> None:
 def fail(text: str) -> None:
     """Print an error in one line on standard error."""
     errors.print(printable(text), style="red", markup=False)
+
+
+def grouped(sentences: Iterable[tuple[str, str]], plural: str = "batches") -> Iterator[str]:
+    """A line for each name and sentence about it; one for a sentence about more than three names.
+
+    Sentences that differ only in numbers are grouped too; the line then has the numbers of the first name.
+    `plural` is what the names stand for.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, sentence in sentences:
+        groups.setdefault(_FIGURES.sub("0", sentence), []).append((name, sentence))
+    for group in groups.values():
+        if len(group) <= NAMES_SHOWN:
+            yield from (f"{name}: {sentence}" for name, sentence in group)
+            continue
+        names = ", ".join(name for name, _ in group[:NAMES_SHOWN])
+        first = group[0][1]
+        of_first = "" if all(sentence == first for _, sentence in group) else " the first:"
+        more = len(group) - NAMES_SHOWN
+        yield f"{len(group):,} {plural} ({names} and {more:,} more):{of_first} {first}"
 
 
 def output_path(path: str) -> Path:

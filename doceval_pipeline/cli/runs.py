@@ -8,15 +8,15 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.cli.bars import NewBar, bars
 from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.naming import NAME, name_of, run_tags_of
-from doceval_pipeline.defs.resources import StagingProgress
+from doceval_pipeline.defs.resources import STORING, StagingProgress
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import StagingError
+from doceval_pipeline.portions import Progress
 from doceval_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _terminal_progress(new_bar: NewBar) -> StagingProgress:
     class _TerminalProgress(StagingProgress):
         """Draws progress bars instead of writing progress into the run's log."""
 
-        def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Progress:
+        def listener(self, log: dg.DagsterLogManager, what: str = STORING) -> Progress:
             return new_bar(what)
 
     return _TerminalProgress()

@@ -11,7 +11,7 @@ import click
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
-from doceval_pipeline.cli.output import NO_BATCHES, console, fail, print_json_list, print_table, warn
+from doceval_pipeline.cli.output import NO_BATCHES, console, fail, grouped, print_json_list, print_table, warn
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.cli.streams import is_output_lost
@@ -195,12 +195,14 @@ def _print_progress(all_progress: "list[BatchProgress]", findings: _Findings) ->
     for progress in all_progress:
         if progress.reuse:
             console.print(f"{progress.batch.key}: {progress.reuse}", markup=False)
-        if progress.batch.failure_reason:
-            fail(f"{progress.batch.key}: {progress.batch.failure_reason}")
         for line in findings.lines(progress.batch.id):
             console.print(printable(f"{progress.batch.key}: {line}"), markup=False)
-        for sentence in _warnings(progress):
-            warn(f"{progress.batch.key}: {sentence}")
+    for line in grouped(
+        (p.batch.key, p.batch.failure_reason) for p in all_progress if p.batch.failure_reason
+    ):
+        fail(line)
+    for line in grouped((p.batch.key, sentence) for p in all_progress for sentence in _warnings(p)):
+        warn(line)
     _print_reports([progress for progress in all_progress if progress.report is not None])
 
 

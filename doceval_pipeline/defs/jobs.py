@@ -19,7 +19,7 @@ from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.resources import FINDING, QUEUEING, DocEval, StagingProgress
 from doceval_pipeline.defs.staging import Queue, queue_rows
 from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
@@ -165,7 +165,16 @@ def reprocess_cells(
             planned = plan(databases, batch_id, config.mode, listener, rescan=config.rescan)
             return _report_plan(context, name_of(databases, batch_id), planned)
         request = first_run_of(context.instance, context.run)
-        done = reprocess(databases, batch_id, config.mode, listener, rescan=config.rescan, request=request)
+        done = reprocess(
+            databases,
+            batch_id,
+            config.mode,
+            listener,
+            finding=progress.listener(context.log, FINDING),
+            queueing=progress.listener(context.log, QUEUEING),
+            rescan=config.rescan,
+            request=request,
+        )
         context.log.info(f"{name_of(databases, batch_id)}: {left_out(batch_tallies(databases, batch_id))}")
         return _record_counts(context, databases, asdict(done))
 

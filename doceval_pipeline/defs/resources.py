@@ -12,12 +12,14 @@ from pydantic import Field, PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.monitoring.run_lock import alive
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.defs.requests import batch_of
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
+from doceval_pipeline.portions import Progress
 from doceval_pipeline.settings import Settings
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
+# What the progress of the steps of staging is called.
+FINDING, STORING, QUEUEING = "finding files", "storing documents", "queueing evaluations"
 # Prefix of the temporary homes of Dagster's commands; importing the constant takes 70 ms in every process.
 TEMPORARY_HOME = ".tmp_dagster_home_"
 
@@ -90,23 +92,24 @@ class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as a
         description=f"Seconds between two progress lines. Default: {SECONDS_BETWEEN_LOG_LINES:g}.",
     )
 
-    def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Progress:
+    def listener(self, log: dg.DagsterLogManager, what: str = STORING) -> Progress:
         """A callback that receives progress and logs a line every few seconds."""
         started = last = time.monotonic()
         pause = (
             SECONDS_BETWEEN_LOG_LINES if self.seconds_between_lines is None else self.seconds_between_lines
         )
 
-        def report(done: int, total: int, read_bytes: int) -> None:
+        def report(done: int, total: int | None, read_bytes: int) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last < pause or not done:
                 return
             last = now
+            if total is None:
+                log.info(f"{what}: {done:,} so far")
+                return
             remaining = (total - done) * (now - started) / done
-            log.info(
-                f"{what}: {done:,} of {total:,}, {read_bytes / (now - started) / 1e6:.1f} MB/s, "
-                f"about {remaining:.0f} s remaining"
-            )
+            speed = f", {read_bytes / (now - started) / 1e6:.1f} MB/s" if read_bytes else ""
+            log.info(f"{what}: {done:,} of {total:,}{speed}, about {remaining:.0f} s remaining")
 
         return report

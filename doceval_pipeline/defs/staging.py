@@ -22,7 +22,7 @@ from doceval_pipeline.defs.catalog import (
 )
 from doceval_pipeline.defs.naming import NAME, about, name_of, shown_name
 from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
-from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.resources import FINDING, QUEUEING, DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.doc_eval.recurring.occurrences import recurring_origins
@@ -84,14 +84,15 @@ class Assignment(StepConfig):
     code_version=CODE_VERSIONS["document_assignment"],
 )
 def document_assignment(
-    context: dg.AssetExecutionContext, config: Assignment, doc_eval: DocEval
+    context: dg.AssetExecutionContext, config: Assignment, doc_eval: DocEval, progress: StagingProgress
 ) -> dg.MaterializeResult[None]:
     """Lists every file of the batch's folders, with the reason if a file is unusable.
 
     Frozen once it is complete. `rescan: true` in its config rescans the folders.
     """
     with open_batch(context, doc_eval) as (databases, batch_id):
-        assigned, rescanned = assign(databases, batch_id, rescan=config.rescan)
+        finding = progress.listener(context.log, FINDING)
+        assigned, rescanned = assign(databases, batch_id, finding, rescan=config.rescan)
         name = name_of(databases, batch_id)
         notes = notes_on_assigned(databases, batch_id) if assigned.fresh or config.rescan else []
     context.log.info(f"{name}: {assigned.sentence}")
@@ -177,7 +178,7 @@ class Queue(StepConfig):
     code_version=CODE_VERSIONS["queue_rows"],
 )
 def queue_rows(
-    context: dg.AssetExecutionContext, config: Queue, doc_eval: DocEval
+    context: dg.AssetExecutionContext, config: Queue, doc_eval: DocEval, progress: StagingProgress
 ) -> dg.MaterializeResult[None]:
     """Queues one row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses.
 
@@ -186,7 +187,8 @@ def queue_rows(
     """
     with open_batch(context, doc_eval) as (databases, batch_id):
         request = first_run_of(context.instance, context.run)
-        queued, new_attempts = queue_attempts(databases, batch_id, config.mode, request)
+        queueing = progress.listener(context.log, QUEUEING)
+        queued, new_attempts = queue_attempts(databases, batch_id, config.mode, request, queueing)
         rows, name = steps.count_rows(databases, batch_id), name_of(databases, batch_id)
     context.log.info(
         f"{name}: {queued.sentence}; mode {config.mode.value} queued "

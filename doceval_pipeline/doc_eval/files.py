@@ -12,13 +12,15 @@ from sqlalchemy import Connection, TextClause, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.files import DocumentRange, Fingerprint, MeasuredDocument, document_ranges
-from doceval_pipeline.portions import in_parallel, in_portions
+from doceval_pipeline.portions import Progress, ignore_progress, in_parallel, in_portions
 
 # Files sent to the server in one statement; rows read from it at a time. Larger portions leave more work
 # after the last file was found: 2,500 took 5 % less time than 5,000 for 10,000 files.
 PORTION = 2_500
 # Stored documents that one database passes to the other at a time.
 DOCUMENTS = 10_000
+# Stored documents whose rows one statement queues. More are not faster, and progress is reported after each.
+QUEUED_DOCUMENTS = 2_500
 
 _FOUND_TABLE = text("""
     CREATE TEMPORARY TABLE found (
@@ -257,15 +259,29 @@ class DocumentCounts:
     distinct: int = 0
 
 
-def write_assignment(connection: Connection, batch_id: int, files: Iterable[FoundFile]) -> None:
+def write_assignment(
+    connection: Connection, batch_id: int, files: Iterable[FoundFile], progress: Progress = ignore_progress
+) -> None:
     """Replace a batch's assignment with the given files, in the caller's transaction.
 
     The server writes one portion of the files while the next one is being found.
     """
     connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
-    for _ in in_parallel(partial(_assign, connection, batch_id), in_portions(files, PORTION), workers=1):
+    portions = _found_portions(files, progress)
+    for _ in in_parallel(partial(_assign, connection, batch_id), portions, workers=1):
         pass
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
+
+
+def _found_portions(files: Iterable[FoundFile], progress: Progress) -> Iterator[list[FoundFile]]:
+    """The portions of files that a walk finds; `progress` receives how many were found so far."""
+    found = 0
+    progress(found, None, 0)
+    for portion in in_portions(files, PORTION):
+        found += len(portion)
+        progress(found, None, 0)
+        yield portion
+    progress(found, found, 0)
 
 
 def _assign(connection: Connection, batch_id: int, files: Sequence[FoundFile]) -> None:
@@ -282,16 +298,20 @@ def assign_found(connection: Connection, batch_id: int) -> None:
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
-def remember_found(connection: Connection, files: Iterable[FoundFile]) -> None:
+def remember_found(
+    connection: Connection, files: Iterable[FoundFile], progress: Progress = ignore_progress
+) -> None:
     """Store files in the temporary table `found`, and new ones in `documents`."""
-    store_found(connection, files)
+    store_found(connection, files, progress)
     connection.execute(_REMEMBER_FOUND)
 
 
-def store_found(connection: Connection, files: Iterable[FoundFile]) -> None:
+def store_found(
+    connection: Connection, files: Iterable[FoundFile], progress: Progress = ignore_progress
+) -> None:
     """Store files in the temporary table `found`, which ends with the transaction."""
     connection.execute(_FOUND_TABLE)
-    for portion in in_portions(files, PORTION):
+    for portion in _found_portions(files, progress):
         connection.execute(_ADD_FOUND, _as_arrays(portion))
 
 
@@ -307,9 +327,11 @@ def assign_new(connection: Connection, batch_id: int) -> int:
     return added + connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id}).rowcount
 
 
-def assign_usable_now(connection: Connection, batch_id: int, files: Iterable[FoundFile]) -> None:
+def assign_usable_now(
+    connection: Connection, batch_id: int, files: Iterable[FoundFile], progress: Progress
+) -> None:
     """Assign only files of a batch that were unusable and are usable now."""
-    store_found(connection, files)
+    store_found(connection, files, progress)
     connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
@@ -430,19 +452,19 @@ def staged_documents(connection: Connection, batch_id: int) -> dict[str, Measure
 
 def stored_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
     """The stored documents of a batch, without names; at least one range. Reads a portion at a time."""
-    return document_ranges((ids, ()) for (ids,) in _columns(connection, _STORED_IDS, batch_id))
+    return document_ranges((ids, ()) for (ids,) in _columns(connection, _STORED_IDS, batch_id, DOCUMENTS))
 
 
 def named_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
     """As `stored_ranges`, with the path of a file below its folder for each document."""
-    return document_ranges(_columns(connection, _STORED_NAMES, batch_id))
+    return document_ranges(_columns(connection, _STORED_NAMES, batch_id, QUEUED_DOCUMENTS))
 
 
-def _columns(connection: Connection, statement: TextClause, batch_id: int) -> Iterator[Any]:
-    """The columns of each portion of rows."""
-    options = {"yield_per": DOCUMENTS}
+def _columns(connection: Connection, statement: TextClause, batch_id: int, most: int) -> Iterator[Any]:
+    """The columns of each portion of at most so many rows."""
+    options = {"yield_per": most}
     rows = connection.execute(statement, {"batch_id": batch_id}, execution_options=options)
-    return (tuple(zip(*portion, strict=True)) for portion in rows.partitions(DOCUMENTS))
+    return (tuple(zip(*portion, strict=True)) for portion in rows.partitions(most))
 
 
 def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[str]:

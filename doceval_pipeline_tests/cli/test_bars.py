@@ -58,6 +58,15 @@ def test_staging_archiving_and_restoring_draw_bars(tmp_path: Path) -> None:
     assert (code, shown) == (0, "")
 
 
+def test_staging_shows_each_of_its_long_steps(tmp_path: Path) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "q4")))
+    shown, _, code = in_a_terminal("stage", "q4")
+    places = [shown.find(step) for step in ("finding files", "storing documents", "queueing evaluations")]
+    assert (code, "0 so far" in shown, "12 of 12" in shown) == (0, True, True)
+    assert -1 not in places, shown
+    assert places == sorted(places)
+
+
 def test_nothing_is_drawn_where_nobody_looks(tmp_path: Path) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "q4")))
     assert doceval("stage", "q4").stderr == ""

@@ -374,6 +374,23 @@ def test_an_unreachable_database_is_named_by_its_variable_without_the_password(
     assert "hunter2" not in ended.stderr + ended.stdout
 
 
+def test_a_command_in_a_deleted_folder_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "new")))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert doceval("status").returncode == 0
+    for command in ("stage", "report"):
+        ended = doceval(command, "new")
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "the current folder was deleted: change to one that exists, and repeat the command\n",
+        )
+
+
 def test_a_wrong_password_is_told_and_not_printed(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "guarded")
     server.ensure()

@@ -1,6 +1,7 @@
 """Output goes anywhere: to a full disk, into pipes that nobody reads, to narrow terminals; nothing is cut."""
 
 import io
+import json
 import os
 import subprocess
 import threading
@@ -8,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
+from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll
@@ -18,6 +21,7 @@ from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.cli import cli, output
 from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.streams import LastingStream
+from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline_tests.cli.redirected import Ended, run_redirected
 from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, write_evaluation
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -206,6 +210,42 @@ def test_nothing_of_a_bar_is_cut(width: int) -> None:
     for word in ("batch-000001 ANALYZING", "1,234 of 5,678 cells, 12 failed", "and 1 more"):
         assert all(part in said for part in word.split())
     assert "━" in said
+
+
+def test_a_sentence_about_many_batches_is_one_line() -> None:
+    equal = [(f"batch-{number:06}", "folder /x does not exist") for number in range(1, 301)]
+    waiting = [(f"b{number}", f"{number:,} rows waiting for {number} s") for number in range(999, 1_003)]
+    few = [(name, "paused: see run 0a1b2c3d") for name in ("x", "y", "z")]
+    assert list(output.grouped([*few, *equal, *waiting])) == [
+        *(f"{name}: paused: see run 0a1b2c3d" for name in ("x", "y", "z")),
+        "300 batches (batch-000001, batch-000002, batch-000003 and 297 more): folder /x does not exist",
+        "4 batches (b999, b1000, b1001 and 1 more): the first: 999 rows waiting for 999 s",
+    ]
+
+
+def test_apply_and_status_name_the_batches_of_a_note_that_many_share(
+    databases: Databases, tmp_path: Path
+) -> None:
+    evaluation = write_evaluation(tmp_path, "n1")
+    content = json.loads(evaluation.read_text())
+    content["batches"] = [{**content["batches"][0], "name": f"n{number}"} for number in range(1, 6)]
+    evaluation.write_text(json.dumps(content))
+    applied = CliRunner().invoke(cli, ["apply", str(evaluation)])
+    with databases.doc_eval.connect() as connection:
+        first, second, third = map(
+            partition_key, connection.scalars(text("SELECT id FROM batches ORDER BY id LIMIT 3"))
+        )
+    shared = f"5 batches ({first}, {second}, {third} and 2 more): "
+    assert applied.stderr.splitlines() == [
+        f"{shared}with 3 documents no difference between models will show; 5 points take about 73 documents"
+    ]
+    with databases.doc_eval.begin() as connection:
+        connection.execute(text("UPDATE batches SET status = 'FAILED_STAGING', failure_reason = 'no disk'"))
+    shown = CliRunner().invoke(cli, ["status"])
+    assert f"{shared}no disk" in shown.stderr.splitlines()
+    assert shown.stderr.count("no disk") == 1
+    read = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
+    assert [batch["reason"] for batch in read] == ["no disk"] * 5
 
 
 @pytest.mark.parametrize("kind", ["terminal-20", "terminal-40", "terminal-200"])

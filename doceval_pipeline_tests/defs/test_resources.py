@@ -51,9 +51,11 @@ def test_a_long_step_logs_at_the_configured_interval(capfd: pytest.CaptureFixtur
     log = dg.build_op_context().log
     for seconds in (0.0, 3_600.0, None):
         tell = StagingProgress(seconds_between_lines=seconds).listener(log, f"every {seconds}")
+        tell(1, None, 0)
         tell(1, 2, 1_000)
         tell(2, 2, 2_000)
     said = capfd.readouterr().err
-    assert said.count("every 0.0: ") == 2
+    assert said.count("every 0.0: ") == 3
+    assert "every 0.0: 1 so far" in said
     assert "every 3600.0: " not in said
     assert "every None: " not in said

@@ -133,6 +133,18 @@ def test_an_empty_cache_is_filled_from_the_network(clone: Path) -> None:
     assert asked == [install.RUNTIME, install.RUNTIME, "."]
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_what_is_not_an_environment_is_refused_in_one_line(clone: Path, is_link: bool) -> None:
+    venv = clone / ".venv"
+    if is_link:
+        venv.symlink_to("nowhere")
+    else:
+        venv.touch()
+    said, _ = (running := start(clone, install.RUNTIME)).communicate(timeout=120)
+    what = "a link to a folder that does not exist" if is_link else "not a folder"
+    assert (running.returncode, said) == (1, f".venv is {what}: remove it, and repeat the command\n")
+
+
 def test_packages_of_a_killed_installation_are_installed_again(tmp_path: Path) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages"
     for name, complete in (("whole-1.0", True), ("cut-1.0", False)):

@@ -27,7 +27,6 @@ from doceval_pipeline.batches.locks import number_lock
 from doceval_pipeline.batches.monitoring.completion import settle
 from doceval_pipeline.batches.results.report_files import find_report
 from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.files import stored_document_ids
@@ -38,6 +37,7 @@ from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.archive import dump
 from doceval_pipeline.migrations.rights import require_rights
 from doceval_pipeline.migrations.rows import write_exactly
+from doceval_pipeline.portions import Progress
 
 # Every further try includes what a processor wrote during the previous one.
 MOST_TRIES = 5

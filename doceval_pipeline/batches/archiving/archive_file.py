@@ -31,7 +31,6 @@ from doceval_pipeline.archives.format import (
 from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.archives.writing import ArchiveWriter
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.doc_eval.files import stored_document_ids
@@ -43,6 +42,7 @@ from doceval_pipeline.knowledge.archive.load import read_attempts
 from doceval_pipeline.knowledge.digests import digest
 from doceval_pipeline.migrations.rows import write_exactly
 from doceval_pipeline.migrations.upgrade import HEADS
+from doceval_pipeline.portions import Progress
 
 
 @dataclass(frozen=True)

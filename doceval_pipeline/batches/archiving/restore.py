@@ -28,7 +28,6 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.locks import number_lock
 from doceval_pipeline.batches.results.report_files import find_report
 from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import load as configuration
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
@@ -47,6 +46,7 @@ from doceval_pipeline.migrations.rights import require_rights
 from doceval_pipeline.migrations.rows import reserve_ids
 from doceval_pipeline.migrations.upgrade import HEADS
 from doceval_pipeline.names import normal, printable, refusal
+from doceval_pipeline.portions import Progress
 
 # Every further try finds documents that another process stored meanwhile.
 MOST_TRIES = 20

@@ -30,7 +30,6 @@ from doceval_pipeline.batches.staging.limits import exceeded_limit
 from doceval_pipeline.batches.staging.recurring import choose_files, remove_unchanged, require_references
 from doceval_pipeline.batches.staging.reprocessing import OUTCOMES, Mode
 from doceval_pipeline.batches.staging.sample_size import note_on_sample
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.files import FoundFile, Tally, UnstagedFile
@@ -48,7 +47,7 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import find_documents
 from doceval_pipeline.knowledge.queue import RowTally, tally_rows
 from doceval_pipeline.knowledge.reuse import Reusable, find_reusable
-from doceval_pipeline.portions import in_portions
+from doceval_pipeline.portions import Progress, in_portions
 
 _CHUNK = 5_000
 # The numbers of batches begin at 1.

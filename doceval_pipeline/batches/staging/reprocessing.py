@@ -17,7 +17,6 @@ from doceval_pipeline.batches.locks import batch_lock, lock_if_free
 from doceval_pipeline.batches.monitoring.completion import BatchState, complete_if_done
 from doceval_pipeline.batches.staging.rescanning import assign
 from doceval_pipeline.batches.staging.steps import Queued, queue_evaluations, seal_batch, store_documents
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import (
@@ -35,6 +34,7 @@ from doceval_pipeline.errors import BatchStateError, DatabaseError
 from doceval_pipeline.knowledge import attempts, queue
 from doceval_pipeline.knowledge.counts import count_cells
 from doceval_pipeline.lock_waits import holder_note, is_lock_timeout, wait_at_most
+from doceval_pipeline.portions import Progress, ignore_progress
 from doceval_pipeline.reports.formatting import counted
 
 CANCELLED = "cancelled by a person before it was processed"
@@ -73,15 +73,18 @@ def reprocess(
     databases: Databases,
     batch_id: int,
     mode: Mode,
-    progress: Progress,
+    storing: Progress,
     *,
+    finding: Progress = ignore_progress,
+    queueing: Progress = ignore_progress,
     rescan: bool = False,
     request: str | None = None,
 ) -> Reprocessed:
     """Add what is missing of a batch, and queue a new attempt for the evaluations that `mode` names.
 
     With `rescan` the folders are scanned first: new and changed files get rows, and the rows of documents
-    that left the batch are withdrawn. `request` is as in `queue_attempts`.
+    that left the batch are withdrawn. `finding`, `storing` and `queueing` receive the progress of the steps;
+    `request` is as in `queue_attempts`.
 
     Raises
     ------
@@ -90,9 +93,9 @@ def reprocess(
     with database_errors(), databases.doc_eval.connect() as connection:
         batch_by_id(connection, batch_id).require_reprocessable()
     seal_batch(databases, batch_id)
-    _, rescanned = assign(databases, batch_id, rescan=rescan)
-    store_documents(databases, batch_id, progress)
-    queued, new_attempts = queue_attempts(databases, batch_id, mode, request)
+    _, rescanned = assign(databases, batch_id, finding, rescan=rescan)
+    store_documents(databases, batch_id, storing)
+    queued, new_attempts = queue_attempts(databases, batch_id, mode, request, queueing)
     return Reprocessed(
         files_new=rescanned.new,
         files_changed=rescanned.changed,
@@ -103,7 +106,11 @@ def reprocess(
 
 
 def queue_attempts(
-    databases: Databases, batch_id: int, mode: Mode, request: str | None
+    databases: Databases,
+    batch_id: int,
+    mode: Mode,
+    request: str | None,
+    progress: Progress = ignore_progress,
 ) -> tuple[Queued, int]:
     """Run step 4 of staging, and then queue a new attempt for each evaluation that `mode` names.
 
@@ -129,7 +136,7 @@ def queue_attempts(
     outcomes = OUTCOMES[mode]
     if outcomes:
         _require_rows_to_repeat(databases, batch_id)
-    queued = queue_evaluations(databases, batch_id, reuses=mode is not Mode.all)
+    queued = queue_evaluations(databases, batch_id, progress, reuses=mode is not Mode.all)
     if not outcomes or queued.held is not None:
         return queued, queued.returned
     with batch_lock(databases, batch_id) as connection:

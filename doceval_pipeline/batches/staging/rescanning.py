@@ -20,6 +20,7 @@ from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
 from doceval_pipeline.errors import StagingError
+from doceval_pipeline.portions import Progress, ignore_progress
 from doceval_pipeline.reports.formatting import counted
 
 
@@ -41,7 +42,9 @@ class Rescanned:
 NOTHING_RESCANNED = Rescanned(0, 0, 0)
 
 
-def assign(databases: Databases, batch_id: int, *, rescan: bool) -> tuple[Assigned, Rescanned]:
+def assign(
+    databases: Databases, batch_id: int, progress: Progress, *, rescan: bool
+) -> tuple[Assigned, Rescanned]:
     """Run step 2 of staging; with `rescan`, rescan the folders of a staged batch first.
 
     Raises
@@ -53,11 +56,11 @@ def assign(databases: Databases, batch_id: int, *, rescan: bool) -> tuple[Assign
     if rescan:
         with database_errors(), databases.doc_eval.connect() as connection:
             batch_by_id(connection, batch_id).require_reprocessable()
-        rescanned = rescan_folders(databases, batch_id)
-    return assign_documents(databases, batch_id), rescanned
+        rescanned = rescan_folders(databases, batch_id, progress)
+    return assign_documents(databases, batch_id, progress), rescanned
 
 
-def rescan_folders(databases: Databases, batch_id: int) -> Rescanned:
+def rescan_folders(databases: Databases, batch_id: int, progress: Progress = ignore_progress) -> Rescanned:
     """Rescan the folders of a batch, in one transaction.
 
     Raises
@@ -70,7 +73,7 @@ def rescan_folders(databases: Databases, batch_id: int) -> Rescanned:
         if sealed is None:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
-        files.remember_found(connection, found_files(sealed.config, databases.settings))
+        files.remember_found(connection, found_files(sealed.config, databases.settings), progress)
         only_changes = has_only_changes(connection, batch_id)
         new = 0 if only_changes else files.assign_new(connection, batch_id)
         gone = files.mark_gone(connection, batch_id, REASONS_OF_FOLDERS)

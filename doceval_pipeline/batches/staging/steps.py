@@ -22,7 +22,7 @@ from doceval_pipeline.batches.files.no_documents import no_documents
 from doceval_pipeline.batches.locks import locked_batch
 from doceval_pipeline.batches.monitoring.completion import complete_if_done
 from doceval_pipeline.batches.staging.limits import held_reason
-from doceval_pipeline.batches.staging.storing import Progress, store_missing
+from doceval_pipeline.batches.staging.storing import store_missing
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval import snapshot
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
@@ -30,11 +30,13 @@ from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import attempts, queue
 from doceval_pipeline.knowledge.documents import missing_documents
 from doceval_pipeline.knowledge.queue import Enqueued, QueuedRows
+from doceval_pipeline.portions import Progress, ignore_progress
 from doceval_pipeline.reports.formatting import counted, size_text
 
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
@@ -144,7 +146,7 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
         return sealed
 
 
-def assign_documents(databases: Databases, batch_id: int) -> Assigned:
+def assign_documents(databases: Databases, batch_id: int, progress: Progress = ignore_progress) -> Assigned:
     """Step 2: list every file of the batch's folders once; the list is frozen as soon as a file is usable.
 
     A batch of new and changed files keeps the files that it was created with.
@@ -162,9 +164,9 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
             with connection.begin():
                 files = found_files(begun.sealed.config, databases.settings)
                 if has_only_changes(connection, batch_id):
-                    batch_documents.assign_usable_now(connection, batch_id, files)
+                    batch_documents.assign_usable_now(connection, batch_id, files, progress)
                 else:
-                    batch_documents.write_assignment(connection, batch_id, files)
+                    batch_documents.write_assignment(connection, batch_id, files, progress)
             with connection.begin():
                 tallies = batch_documents.tally(connection, batch_id)
         _require_usable(connection, batch_id, begun.sealed, tallies)
@@ -199,7 +201,9 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
         return Stored(tallies, documents, copied, copied_bytes, time.monotonic() - started)
 
 
-def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = True) -> Queued:
+def queue_evaluations(
+    databases: Databases, batch_id: int, progress: Progress = ignore_progress, *, reuses: bool = True
+) -> Queued:
     """Step 4: add all queue rows of the batch in one transaction, and count them after the commit.
 
     Parameters
@@ -214,7 +218,7 @@ def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = Tru
     started = time.monotonic()
     with staging_step(databases, batch_id) as (connection, batch):
         work = _read_work(connection, batch)
-        added, rows = _enqueue_missing(databases, connection, work, reuses=reuses)
+        added, rows = _enqueue_missing(databases, connection, work, progress, reuses=reuses)
         reason = None
         if batch.expected_cells is None:
             reason = _hold_if_too_large(databases, connection, work, rows.documents)
@@ -275,7 +279,7 @@ def _read_work(connection: Connection, batch: BatchRecord) -> _WorkToQueue:
 
 
 def _enqueue_missing(
-    databases: Databases, connection: Connection, work: _WorkToQueue, *, reuses: bool
+    databases: Databases, connection: Connection, work: _WorkToQueue, progress: Progress, *, reuses: bool
 ) -> tuple[Enqueued, QueuedRows]:
     """Add the rows that are missing, and count all rows of the batch after the commit."""
     batch, added = work.batch, Enqueued(0, 0)
@@ -289,7 +293,7 @@ def _enqueue_missing(
         queue.tidy(knowledge)
         knowledge.commit()
         reuses = reuses and batch.reuse == "finished"
-        added = _enqueue(knowledge, connection, work, only_missing=has_rows, reuses=reuses)
+        added = _enqueue(knowledge, connection, work, progress, only_missing=has_rows, reuses=reuses)
         rows = _count_queued(knowledge, connection, work)
     expected = work.expected(rows.documents)
     if rows.wanted != expected:
@@ -301,7 +305,13 @@ def _enqueue_missing(
 
 
 def _enqueue(
-    knowledge: Connection, connection: Connection, work: _WorkToQueue, *, only_missing: bool, reuses: bool
+    knowledge: Connection,
+    connection: Connection,
+    work: _WorkToQueue,
+    progress: Progress,
+    *,
+    only_missing: bool,
+    reuses: bool,
 ) -> Enqueued:
     """Add rows in one transaction; `only_missing` says whether the batch may have some already."""
     batch, returned = work.batch, 0
@@ -313,7 +323,7 @@ def _enqueue(
                         knowledge, batch.id, part, batch.priority, returned
                     )
                     queue.withdraw_others(knowledge, batch.id, part)
-            names = batch_documents.named_ranges(connection, batch.id)
+            names = _reported_ranges(connection, work, progress)
             added = queue.enqueue(
                 knowledge, batch.id, names, work.prompts, work.connections, batch.priority, reuse=reuses
             )
@@ -325,6 +335,19 @@ def _enqueue(
             f"{batch.key}: some of its documents were archived with another batch meanwhile: "
             "materialize again"
         ) from None
+
+
+def _reported_ranges(
+    connection: Connection, work: _WorkToQueue, progress: Progress
+) -> Iterator[DocumentRange]:
+    """The documents to queue; `progress` receives the evaluations of each range after its rows were added."""
+    counts = batch_documents.count_documents(connection, [work.batch.id])[work.batch.id]
+    documents, expected = 0, work.expected(counts.distinct)
+    progress(0, expected, 0)
+    for part in batch_documents.named_ranges(connection, work.batch.id):
+        yield part
+        documents += len(part.ids)
+        progress(work.expected(documents), expected, 0)
 
 
 def _count_queued(knowledge: Connection, connection: Connection, work: _WorkToQueue) -> QueuedRows:

@@ -6,7 +6,7 @@ KnowledgeDocuments first and recorded in doc_eval after that. A portion that was
 found again by its sha256, and is only read once more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -39,7 +39,7 @@ from doceval_pipeline.knowledge.documents import (
     find_documents,
     take_ids,
 )
-from doceval_pipeline.portions import in_parallel
+from doceval_pipeline.portions import Progress, in_parallel
 
 # A portion ends at this many bytes or this many files. Few files make smaller portions, so that every worker
 # gets some.
@@ -52,9 +52,6 @@ PAGE_FILES = 5_000
 WORKERS = 2
 # Each further try finds the documents that another process stored meanwhile.
 MOST_TRIES = 20
-
-Progress = Callable[[int, int, int], None]
-"""Receives the number of files that are done, the number of all files, and the bytes read so far."""
 
 
 @dataclass

@@ -21,7 +21,6 @@ from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstim
 from doceval_pipeline.batches.staging.recurring import first_free_name, request_staging
 from doceval_pipeline.batches.staging.sample_size import LARGEST_SEED
 from doceval_pipeline.batches.staging.sampling import Sample, draw_sample
-from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval import snapshot
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
@@ -34,6 +33,7 @@ from doceval_pipeline.documents.reading import hash_document
 from doceval_pipeline.documents.walk import ASSIGNED, EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
 from doceval_pipeline.names import LONGEST, normal
+from doceval_pipeline.portions import Progress
 
 # The key of the metadata of such a batch.
 TRY = "try"

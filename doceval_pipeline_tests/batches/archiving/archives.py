@@ -9,7 +9,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.portions import Progress
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample
 
 BatchOf = Callable[..., Sample]

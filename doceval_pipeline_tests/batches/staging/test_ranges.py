@@ -96,6 +96,7 @@ def test_rows_their_places_and_all_counts_are_the_same_for_any_number_of_ranges(
     in_one = life(databases, tmp_path / "one", "one")
     for size in (1, 2, 4):
         monkeypatch.setattr(files, "DOCUMENTS", size)
+        monkeypatch.setattr(files, "QUEUED_DOCUMENTS", size)
         assert number_of_ranges(databases) > 1
         monkeypatch.setattr(files, "PORTION", size)
         assert life(databases, tmp_path / str(size), f"in ranges of {size}") == in_one

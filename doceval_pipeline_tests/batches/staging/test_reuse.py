@@ -298,7 +298,7 @@ def test_results_are_taken_for_every_range_of_documents(
     completed(databases, inbox, "first")
     write_old(inbox / "new.txt", "a new document")
     second, in_one = staged(databases, inbox, "second")
-    monkeypatch.setattr(files, "DOCUMENTS", 2)
+    monkeypatch.setattr(files, "QUEUED_DOCUMENTS", 2)
     third, in_ranges = staged(databases, inbox, "third")
     assert (in_ranges.reused, in_ranges.added) == (in_one.reused, in_one.added) == (4, 5)
     assert rows(databases, third) == rows(databases, second)

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError, StagingError, UnknownBatch
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
@@ -26,7 +27,7 @@ EVERYTHING = """
 """
 
 
-def quiet(*_: int) -> None:
+def quiet(*_: int | None) -> None:
     """Progress that nobody watches."""
 
 
@@ -161,6 +162,22 @@ def test_a_folder_that_is_gone_fails_with_its_name(batch_of: BatchOf) -> None:
     with pytest.raises(StagingError, match=str(batch.folder)):
         batch.stage()
     assert batch.status() == "FAILED_STAGING"
+
+
+def test_finding_files_and_queueing_report_each_portion(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PORTION", 2)
+    monkeypatch.setattr(files, "QUEUED_DOCUMENTS", 2)
+    batch = batch_of(documents=3, connections=2, prompts=2)
+    (batch.folder / "same.txt").write_bytes((batch.folder / "000.txt").read_bytes())
+    steps.seal_batch(batch.databases, batch.id)
+    found, queued = list[tuple[int, int | None, int]](), list[tuple[int, int | None, int]]()
+    steps.assign_documents(batch.databases, batch.id, lambda *numbers: found.append(numbers))
+    assert found == [(0, None, 0), (2, None, 0), (4, None, 0), (4, 4, 0)]
+    steps.store_documents(batch.databases, batch.id, quiet)
+    steps.queue_evaluations(batch.databases, batch.id, lambda *numbers: queued.append(numbers))
+    assert queued == [(0, 12, 0), (8, 12, 0), (12, 12, 0)]
 
 
 def test_a_file_that_vanishes_after_assignment_is_rejected_and_the_others_are_staged(
