@@ -117,6 +117,24 @@ def require_dagster_database(settings: Settings) -> None:
         engine.dispose()
 
 
+def require_own_urls(settings: Settings, why: str) -> None:
+    """Check that no database is on the embedded server, which only processes of this machine reach.
+
+    Raises
+    ------
+    ConfigurationError
+        Names the variables that are not set, and the reason `why`.
+    """
+    embedded = [
+        database[0] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)
+    ]
+    if embedded:
+        raise ConfigurationError(
+            f"{why}, which cannot reach the embedded server on a socket of this machine: set "
+            f"{', '.join(embedded)} to databases that they reach"
+        )
+
+
 def dagster_engine(settings: Settings) -> Engine:
     """An engine for Dagster's own database, which the caller must dispose; raises as `open_databases`."""
     start_embedded_server(settings)

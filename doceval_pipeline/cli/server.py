@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json
@@ -26,7 +27,11 @@ def init(*, roles: bool, as_json: bool) -> None:
     from doceval_pipeline.migrations.roles import ROLES, admit_to_dagster, end_idle_transactions, grant_roles
     from doceval_pipeline.migrations.upgrade import Schema
 
+    with importing():
+        from doceval_pipeline.defs.engines import require_launcher
+
     settings = Settings.from_environment()
+    require_launcher(settings)
     # All three databases are checked before anything is created in one of them.
     dagster = dagster_engine(settings)
     opened = open_databases(settings)

@@ -20,6 +20,7 @@ OWN = frozenset(
         "cross_site",
         "cursors",
         "dead_runs",
+        "engines",
         "idle",
         "instance",
         "jobs",
