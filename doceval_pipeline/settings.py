@@ -59,6 +59,9 @@ class Settings:
         disables notifications. Both are left out of the repr, because the URL may contain a token.
     ui_url
         `DOCEVAL_UI_URL`: the address of Dagster's UI, for links, without a slash at the end.
+    migrates
+        False with `DOCEVAL_MIGRATE=never`: this process neither creates nor upgrades tables, and starts no
+        embedded server.
     owners_given
         `DOCEVAL_OWNERS`: the owners of the assets in Dagster's catalog, not yet parsed; see `owners`.
     """
@@ -75,6 +78,7 @@ class Settings:
     webhook_secret: str | None = field(default=None, repr=False)
     ui_url: str | None = None
     owners_given: str = ""
+    migrates: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -98,6 +102,7 @@ class Settings:
             keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
             webhook_url=None if webhook_url is None else _protected(webhook_url),
             webhook_secret=None if webhook_url is None else _secrets(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
+            migrates=_migrates(env.get("DOCEVAL_MIGRATE", "").strip()),
             owners_given=env.get("DOCEVAL_OWNERS", ""),
             ui_url=(_web_address(env, "DOCEVAL_UI_URL") or "").rstrip("/") or None,
         )
@@ -186,6 +191,14 @@ def _document_limit(value: str) -> int:
             + ", the most that a PostgreSQL field can hold"
         )
     return int(value)
+
+
+def _migrates(value: str) -> bool:
+    if value not in ("", "never"):
+        raise ConfigurationError(
+            f"DOCEVAL_MIGRATE is {value[:40]!r}: write never, or unset it to upgrade schemas on first use"
+        )
+    return not value
 
 
 def _days(value: str) -> int:

@@ -29,7 +29,10 @@ def init(*, roles: bool, as_json: bool) -> None:
 
     with importing():
         from doceval_pipeline.defs.engines import require_launcher
+        from doceval_pipeline.defs.instance import prepare_dagster_home
 
+    # The variable is for workers, whose databases this command migrates.
+    os.environ.pop("DOCEVAL_MIGRATE", None)
     settings = Settings.from_environment()
     require_launcher(settings)
     # All three databases are checked before anything is created in one of them.
@@ -44,14 +47,13 @@ def init(*, roles: bool, as_json: bool) -> None:
     for engine in (opened.doc_eval, opened.knowledge):
         end_idle_transactions(engine)
     if roles:
-        # Dagster takes half a second to import.
-        from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.storage import dagster_tables
 
         grant_roles(opened.doc_eval, Schema.DOC_EVAL)
         grant_roles(opened.knowledge, Schema.KNOWLEDGE)
-        # Creates its tables now, so that they belong to this role and not to the first role that connects.
-        prepare_dagster_home(settings)
+    # Creates Dagster's tables now, so that they belong to this role and not to the first role that connects.
+    prepare_dagster_home(settings)
+    if roles:
         admit_to_dagster(dagster, dagster_tables())
     dagster.dispose()
     if as_json:
