@@ -17,6 +17,7 @@ OWN = frozenset(
     {
         "assembly",
         "catalog",
+        "celery_runs",
         "cross_site",
         "cursors",
         "dead_runs",
