@@ -51,7 +51,7 @@ coverage: $(DEV)  ## run the tests and list the lines and branches that they mis
 test-browser: $(DEV)  ## run the tests that drive Dagster's UI and the report in Chromium
 	@$(BIN)/pytest -m browser
 
-test-outsiders: $(DEV)  ## run the tests with Firefox, PgBouncer, Debian's PostgreSQL and an account without a name
+test-outsiders: $(DEV)  ## run the tests with Firefox, PgBouncer, Redis, Debian's PostgreSQL and an account without a name
 	@$(BIN)/pytest -m outsiders
 
 screenshots: $(DEV)  ## retake the pictures of the report in docs/images

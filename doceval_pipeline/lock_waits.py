@@ -120,12 +120,20 @@ class AdvisoryLock:
         return {"high": self.first, "low": self.second, "parts": 2}
 
 
+# How the server finds out that the machine of a client is gone; PostgreSQL's default takes two hours. Without
+# effect on sockets of one machine.
+_KEEPALIVES = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+
 def session_limits(server_version: int) -> str:
-    """A statement that limits lock waits of a session to `SECONDS_TO_WAIT` and allows it to be idle."""
+    """A statement that limits lock waits of a session to `SECONDS_TO_WAIT` and allows it to be idle.
+
+    The server ends the session, and with it its locks, half a minute after the client's machine is gone.
+    """
     names = ["idle_in_transaction_session_timeout"]
     names += ["idle_session_timeout"] if server_version >= 140_000 else []
     names += ["transaction_timeout"] if server_version >= 170_000 else []
-    settings = dict.fromkeys(names, "0") | {"lock_timeout": f"{SECONDS_TO_WAIT}s"}
+    settings = dict.fromkeys(names, "0") | {"lock_timeout": f"{SECONDS_TO_WAIT}s", **_KEEPALIVES}
     return "SELECT " + ", ".join(
         f"set_config('{name}', '{value}', false)" for name, value in settings.items()
     )

@@ -65,6 +65,9 @@ class Settings:
         disables notifications. Both are left out of the repr, because the URL may contain a token.
     ui_url
         `DOCEVAL_UI_URL`: the address of Dagster's UI, for links, without a slash at the end.
+    migrates
+        False with `DOCEVAL_MIGRATE=never`: this process neither creates nor upgrades tables, and starts no
+        embedded server.
     owners_given
         `DOCEVAL_OWNERS`: the owners of the assets in Dagster's catalog, not yet parsed; see `owners`.
     ui_hosts_given
@@ -87,6 +90,7 @@ class Settings:
     owners_given: str = ""
     ui_hosts_given: str = ""
     log_format: str = PLAIN_LOGS
+    migrates: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -110,6 +114,7 @@ class Settings:
             keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
             webhook_url=None if webhook_url is None else _protected(webhook_url),
             webhook_secret=None if webhook_url is None else _secrets(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
+            migrates=_migrates(env.get("DOCEVAL_MIGRATE", "").strip()),
             owners_given=env.get("DOCEVAL_OWNERS", ""),
             ui_hosts_given=env.get("DOCEVAL_UI_HOSTS", ""),
             log_format=_log_format(env.get("DOCEVAL_LOG_FORMAT", "")),
@@ -214,6 +219,14 @@ def _document_limit(value: str) -> int:
             + ", the most that a PostgreSQL field can hold"
         )
     return int(value)
+
+
+def _migrates(value: str) -> bool:
+    if value not in ("", "never"):
+        raise ConfigurationError(
+            f"DOCEVAL_MIGRATE is {value[:40]!r}: write never, or unset it to upgrade schemas on first use"
+        )
+    return not value
 
 
 def _days(value: str) -> int:

@@ -34,6 +34,7 @@ def test_every_url_gets_the_driver_that_dagster_needs(given: str) -> None:
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "50MB"),
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "0"),
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "768000001"),
+        ("DOCEVAL_MIGRATE", "no"),
         ("DOCEVAL_KEEP_DAYS", "0"),
         ("DOCEVAL_KEEP_DAYS", "a month"),
         ("DOCEVAL_WEBHOOK_URL", "hunter2"),

@@ -24,7 +24,7 @@ from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
 from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, holder_note, name_holders, session_limits
 from doceval_pipeline.migrations.rows import exact_formats
-from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.migrations.upgrade import Schema, require_current, upgrade
 from doceval_pipeline.settings import DRIVER, Settings
 
 # Variable, its attribute in Settings, and the database on the embedded server if the variable is not set.
@@ -48,6 +48,7 @@ _MAY_USE_DAGSTERS_TABLES = text("""
     SELECT CASE WHEN runs IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
                 ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END
                AS may_use,
+           runs IS NOT NULL AS exists,
            pg_get_userbyid(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba)) AS owner
     FROM pg_database CROSS JOIN to_regclass('runs') AS runs WHERE datname = current_database()
 """)
@@ -90,6 +91,8 @@ def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
     )
     if not needed:
         return None
+    if not settings.migrates:
+        require_own_urls(settings, "DOCEVAL_MIGRATE=never is for workers on any machine")
     guard(server)
     server.ensure()
     _ensure_databases(server, needed)
@@ -108,6 +111,11 @@ def require_dagster_database(settings: Settings) -> None:
     try:
         with database_errors(), engine.connect() as connection:
             row = connection.execute(_MAY_USE_DAGSTERS_TABLES).one()
+            if not settings.migrates and not row.exists:
+                raise DatabaseError(
+                    f"{DAGSTER[0]}: database {describe_database(engine)} has no tables of Dagster, and "
+                    "DOCEVAL_MIGRATE=never: run doceval init"
+                )
             if not row.may_use:
                 raise DatabaseError(
                     f"{DAGSTER[0]}: role {engine.url.username} may not use Dagster's tables in database "
@@ -116,6 +124,24 @@ def require_dagster_database(settings: Settings) -> None:
                 )
     finally:
         engine.dispose()
+
+
+def require_own_urls(settings: Settings, why: str) -> None:
+    """Check that no database is on the embedded server, which only processes of this machine reach.
+
+    Raises
+    ------
+    ConfigurationError
+        Names the variables that are not set, and the reason `why`.
+    """
+    embedded = [
+        database[0] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)
+    ]
+    if embedded:
+        raise ConfigurationError(
+            f"{why}, which cannot reach the embedded server on a socket of this machine: set "
+            f"{', '.join(embedded)} to databases that they reach"
+        )
 
 
 def dagster_engine(settings: Settings) -> Engine:
@@ -260,10 +286,11 @@ def _ensure_databases(server: EmbeddedServer, names: tuple[str, ...]) -> None:
 @lru_cache(maxsize=16)
 def _open(settings: Settings) -> Databases:
     start_embedded_server(settings)
+    engine = partial(_engine_with_schema, migrates=settings.migrates)
     return Databases(
         settings,
-        _engine_with_schema(database_url(settings, DOC_EVAL), DOC_EVAL[0], Schema.DOC_EVAL),
-        _engine_with_schema(database_url(settings, KNOWLEDGE), KNOWLEDGE[0], Schema.KNOWLEDGE),
+        engine(database_url(settings, DOC_EVAL), DOC_EVAL[0], Schema.DOC_EVAL),
+        engine(database_url(settings, KNOWLEDGE), KNOWLEDGE[0], Schema.KNOWLEDGE),
     )
 
 
@@ -277,10 +304,13 @@ def _are_reachable(databases: Databases) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
+def _engine_with_schema(url: str, variable: str, schema: Schema, *, migrates: bool) -> Engine:
     engine = _reachable_engine(url, variable)
     with database_errors():
-        upgrade(engine, schema)
+        if migrates:
+            upgrade(engine, schema)
+        else:
+            require_current(engine, schema)
     return engine
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json
@@ -29,7 +30,14 @@ def init(*, roles: bool, as_json: bool) -> None:
     from doceval_pipeline.migrations.roles import ROLES, admit_to_dagster, end_idle_transactions, grant_roles
     from doceval_pipeline.migrations.upgrade import Schema
 
+    with importing():
+        from doceval_pipeline.defs.engines import require_launcher
+        from doceval_pipeline.defs.instance import prepare_dagster_home
+
+    # The variable is for workers, whose databases this command migrates.
+    os.environ.pop("DOCEVAL_MIGRATE", None)
     settings = Settings.from_environment()
+    require_launcher(settings)
     # All three databases are checked before anything is created in one of them.
     dagster = dagster_engine(settings)
     opened = open_databases(settings)
@@ -42,14 +50,13 @@ def init(*, roles: bool, as_json: bool) -> None:
     for engine in (opened.doc_eval, opened.knowledge):
         end_idle_transactions(engine)
     if roles:
-        # Dagster takes half a second to import.
-        from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.storage import dagster_tables
 
         grant_roles(opened.doc_eval, Schema.DOC_EVAL)
         grant_roles(opened.knowledge, Schema.KNOWLEDGE)
-        # Creates its tables now, so that they belong to this role and not to the first role that connects.
-        prepare_dagster_home(settings)
+    # Creates Dagster's tables now, so that they belong to this role and not to the first role that connects.
+    prepare_dagster_home(settings)
+    if roles:
         admit_to_dagster(dagster, dagster_tables())
     dagster.dispose()
     if as_json:

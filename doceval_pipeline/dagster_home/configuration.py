@@ -71,6 +71,12 @@ def place_configuration(settings: Settings) -> Path:
     return file
 
 
+def effective_configuration(settings: Settings) -> Path:
+    """The `dagster.yaml` that is in use, behind any link; the shipped one before Dagster's home exists."""
+    file = settings.dagster_home / NAME
+    return (file if file.exists() else SHIPPED).resolve()
+
+
 def read_configuration(file: Path) -> Mapping[str, Any]:
     """The content of a `dagster.yaml`.
 

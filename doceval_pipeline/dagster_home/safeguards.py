@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from doceval_pipeline.dagster_home.configuration import NAME, SHIPPED, read_configuration
+from doceval_pipeline.dagster_home.configuration import effective_configuration, read_configuration
 from doceval_pipeline.settings import Settings
 
 PARTITION = "dagster/partition"
@@ -18,9 +18,7 @@ def missing_safeguards(settings: Settings) -> list[str]:
     ConfigurationError
         The file is not valid YAML.
     """
-    file = settings.dagster_home / NAME
-    # An installation that never started Dagster has no home yet.
-    effective = (file if file.exists() else SHIPPED).resolve()
+    effective = effective_configuration(settings)
     return warnings_about(effective, read_configuration(effective))
 
 

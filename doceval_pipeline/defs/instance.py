@@ -19,7 +19,12 @@ from doceval_pipeline.batches.databases import (
     database_url,
     require_dagster_database,
 )
-from doceval_pipeline.dagster_home.configuration import NAME, place_configuration, write_if_different
+from doceval_pipeline.dagster_home.configuration import (
+    NAME,
+    effective_configuration,
+    place_configuration,
+    write_if_different,
+)
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings, project_root
 
@@ -32,6 +37,7 @@ CONFIGURATION_ERRORS = (
 )
 # In Dagster's messages, the whole schema or a stack trace follows.
 _END_OF_REASON = re.compile(r"\.? (?:Expected: |You must provide this value|Stack Trace)")
+_UNSET_VARIABLE = re.compile(r'environment variable "\w+"(?= which is not set)')
 # The same location name as in the project's workspace.yaml and pyproject.toml, because Dagster stores
 # sensors, schedules and runs under it.
 _WORKSPACE = f"""\
@@ -68,7 +74,7 @@ def prepare_dagster_home(settings: Settings) -> Path:
     # Opened here, so that errors are shown at once and not only in the log of a daemon.
     with (
         environ(dagster_environment(settings)),
-        _configuration_errors(settings),
+        configuration_errors(effective_configuration(settings)),
         dg.DagsterInstance.get() as opened,
     ):
         # Dagster creates these when they are first used.
@@ -80,7 +86,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Dagster's instance of this installation, whose runs the UI shows; raises as `prepare_dagster_home`."""
     _place_files(settings)
     os.environ.update(dagster_environment(settings))
-    with _configuration_errors(settings):
+    with configuration_errors(effective_configuration(settings)):
         return dg.DagsterInstance.get()
 
 
@@ -93,11 +99,11 @@ def _place_files(settings: Settings) -> Path:
 
 
 @contextmanager
-def _configuration_errors(settings: Settings) -> Iterator[None]:
+def configuration_errors(file: Path) -> Iterator[None]:
+    """Turn Dagster's errors about `dagster.yaml` into one line."""
     try:
         yield
     except CONFIGURATION_ERRORS as error:
-        file = (settings.dagster_home / NAME).resolve()
         raise ConfigurationError(
             f"{file}: Dagster rejects this configuration ({_reason(error)}): fix it"
         ) from None
@@ -117,6 +123,8 @@ def _reason(error: Exception) -> str:
     """Dagster's message about its configuration, in one line and without the schema."""
     if isinstance(error, dg.DagsterInvalidConfigError):
         problems = [" ".join(problem.message.split()) for problem in error.errors]
+        if unset := _UNSET_VARIABLE.search("; ".join(problems)):
+            return f"{unset[0]} is not set"
         return "; ".join(_END_OF_REASON.split(problem)[0] for problem in problems)
     if isinstance(error, DagsterPostgresException):
         return f"storage: {str(error.__cause__ or error).splitlines()[0]}"

@@ -17,10 +17,12 @@ OWN = frozenset(
     {
         "assembly",
         "catalog",
+        "celery_runs",
         "cross_site",
         "cursors",
         "daemon",
         "dead_runs",
+        "engines",
         "idle",
         "instance",
         "jobs",

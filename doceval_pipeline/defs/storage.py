@@ -91,7 +91,8 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         url = _given_url(config_value) if given else _own_url()
         return cls(
             url,
-            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            should_autocreate_tables=Settings.from_environment().migrates
+            and config_value.get("should_autocreate_tables", True),
             inst_data=inst_data,
         )
 

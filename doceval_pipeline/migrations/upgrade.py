@@ -53,6 +53,22 @@ def upgrade(engine: Engine, schema: Schema) -> bool:
     return True
 
 
+def require_current(engine: Engine, schema: Schema) -> None:
+    """Check that a database has the newest schema, without writing.
+
+    Raises
+    ------
+    DatabaseError
+        Its schema is missing, older or newer.
+    """
+    found, head = revision(engine, schema), HEADS[schema]
+    if found == head:
+        return
+    state = "has no tables of doceval" if found is None else f"is at revision {found} instead of {head}"
+    fix = "run doceval init" if found is None or found < head else "install the version that ran doceval init"
+    raise DatabaseError(f"database {engine.url.database} {state}, and DOCEVAL_MIGRATE=never: {fix}")
+
+
 def lock_schema(connection: Connection) -> None:
     """Lock tables, roles and grants against concurrent changes until the end of the transaction.
 

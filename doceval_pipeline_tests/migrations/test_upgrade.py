@@ -18,7 +18,14 @@ from doceval_pipeline.batches.results.report_files import batch_of_report
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.lock_waits import name_holders
-from doceval_pipeline.migrations.upgrade import HEADS, MIGRATION_LOCK, Schema, revision, upgrade
+from doceval_pipeline.migrations.upgrade import (
+    HEADS,
+    MIGRATION_LOCK,
+    Schema,
+    require_current,
+    revision,
+    upgrade,
+)
 from doceval_pipeline.settings import Settings
 
 SCHEMAS = pytest.mark.parametrize("schema", list(Schema))
@@ -354,6 +361,23 @@ def test_a_schema_of_a_newer_version_is_refused(empty: Engine) -> None:
         connection.execute(text("UPDATE doceval_doc_eval_version SET version_num = '9999'"))
     with pytest.raises(DatabaseError, match="newer version of doceval_pipeline"):
         upgrade(empty, Schema.DOC_EVAL)
+
+
+@pytest.mark.parametrize(
+    ("revision", "fix"), [("0001", "run doceval init"), ("9999", "install the version that ran doceval init")]
+)
+def test_a_process_that_never_migrates_accepts_only_the_current_schema(
+    empty: Engine, revision: str, fix: str
+) -> None:
+    with pytest.raises(DatabaseError, match=r"has no tables of doceval, .*: run doceval init"):
+        require_current(empty, Schema.DOC_EVAL)
+    assert tables(empty) == set()
+    upgrade(empty, Schema.DOC_EVAL)
+    require_current(empty, Schema.DOC_EVAL)
+    with empty.begin() as connection:
+        connection.execute(text("UPDATE doceval_doc_eval_version SET version_num = :to"), {"to": revision})
+    with pytest.raises(DatabaseError, match=f"is at revision {revision} instead of .*: {fix}"):
+        require_current(empty, Schema.DOC_EVAL)
 
 
 DOC = "INSERT INTO docs (document_id, sha256, content, content_type, doc_type, file_size) VALUES "

@@ -84,6 +84,7 @@ class Supervisor:
         DatabaseError, EmbeddedServerError
             As `open_databases`.
         """
+        from doceval_pipeline.defs.engines import require_launcher
         from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
@@ -97,6 +98,7 @@ class Supervisor:
             exits.enter_context(self._lock).write_holder()
             if self._port is not None:
                 require_free(self._port)
+            require_launcher(self._settings)
             end(roots(strays(self._settings.home)))
             owns_server = not EmbeddedServer(self._settings.home).is_running()
             # Callbacks run in reverse order: the guard lives until nothing is left to clear up.
