@@ -61,11 +61,12 @@ class ReadDocument:
     """A document as it was read.
 
     `fingerprint` covers exactly the bytes that were read. `content` has the bytes of a small document; it is
-    None if `encoded_chunks` must read the file again.
+    None if `encoded_chunks` must read the file again. `etag` identifies the version of an object.
     """
 
     fingerprint: Fingerprint
     content: bytes | None
+    etag: str | None = None
 
 
 class LastFolder:
