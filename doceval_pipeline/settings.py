@@ -35,6 +35,7 @@ PLAIN_LOGS, JSON_LOGS = "plain", "json"
 _HOST_NAME = re.compile(
     r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?![0-9]+$|0x)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 )
+MOST_READERS = 256
 # The owners that Dagster accepts, in a length that its pages can show.
 _OWNER = re.compile(
     r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,100}\.[A-Za-z]{2,7}|team:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
@@ -54,6 +55,8 @@ class Settings:
         the embedded server. They may contain passwords and are left out of the repr.
     max_document_bytes
         `DOCEVAL_MAX_DOCUMENT_BYTES`: larger files are rejected with the reason `too large`.
+    readers
+        `DOCEVAL_READERS`: how many objects on object storage are read at once.
     stage_cron, audit_cron
         `DOCEVAL_STAGE_CRON`, `DOCEVAL_AUDIT_CRON`: cron expressions, in UTC, of the schedules
         `stage_saved_batches` and `nightly_audit`.
@@ -81,6 +84,7 @@ class Settings:
     knowledge_documents_url: str | None = field(default=None, repr=False)
     dagster_url: str | None = field(default=None, repr=False)
     max_document_bytes: int = 50 * MIB
+    readers: int = 32
     stage_cron: str = "0 * * * *"
     audit_cron: str = "30 2 * * *"
     keep_days: int = 30
@@ -109,6 +113,7 @@ class Settings:
             knowledge_documents_url=_url(env, "KNOWLEDGE_DOCUMENTS_URL"),
             dagster_url=_url(env, "DAGSTER_POSTGRES_URL"),
             max_document_bytes=_document_limit(env.get("DOCEVAL_MAX_DOCUMENT_BYTES", "")),
+            readers=_readers(env.get("DOCEVAL_READERS", "")),
             stage_cron=env.get("DOCEVAL_STAGE_CRON", "").strip() or cls.stage_cron,
             audit_cron=env.get("DOCEVAL_AUDIT_CRON", "").strip() or cls.audit_cron,
             keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
@@ -227,6 +232,14 @@ def _migrates(value: str) -> bool:
             f"DOCEVAL_MIGRATE is {value[:40]!r}: write never, or unset it to upgrade schemas on first use"
         )
     return not value
+
+
+def _readers(value: str) -> int:
+    if not value:
+        return Settings.readers
+    if not value.isascii() or not value.isdigit() or not 0 < int(value) <= MOST_READERS:
+        raise ConfigurationError(f"DOCEVAL_READERS must be a whole number from 1 to {MOST_READERS}")
+    return int(value)
 
 
 def _days(value: str) -> int:

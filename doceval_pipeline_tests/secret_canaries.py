@@ -59,6 +59,8 @@ CARELESS: dict[str, tuple[Place, Any]] = {
     "metadata further down": ((*_BATCH, "metadata"), {"a": [{"b": {"password": PASSWORD}}]}),
     "a pattern": ((*_BATCH, "include"), [KEY]),
     "a folder": ((*_BATCH, "folders"), [f"/tmp/{KEY}"]),
+    "a user in the URL of a folder": ((*_BATCH, "folders"), [f"s3://{PASSWORD}@bucket/in"]),
+    "a signed URL of a folder": ((*_BATCH, "folders"), [f"s3://bucket/in?X-Amz-Signature={PASSWORD}"]),
     "the connection of a batch": ((*_BATCH, "connections"), [KEY]),
     "the prompt of a batch": ((*_BATCH, "prompts"), ["clarity", KEY]),
 }

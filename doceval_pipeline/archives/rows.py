@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator
 from doceval_pipeline.archives.format import LARGEST_DOCUMENT, LARGEST_NUMBER, LARGEST_ROW_ID, SHA256
 from doceval_pipeline.archives.json_text import is_long
 from doceval_pipeline.archives.values import AnyMoment, Json, Moment, Named, ShortText, Text, Values
+from doceval_pipeline.object_urls import is_object_url
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _WIDEST = 2**31 - 1
@@ -24,7 +25,7 @@ _RESULT_COLUMNS = (
 
 
 def _absolute(path: str) -> str:
-    if not path.startswith("/") and not is_long(path):
+    if not path.startswith("/") and not is_object_url(path) and not is_long(path):
         raise ValueError
     return path
 
@@ -241,6 +242,8 @@ class PlaceRow(Values):
     content_type: ShortText | None = None
     doc_type: Text | None = None
     knowledge_document_id: RowId | None = None
+    etag: Text | None = None
+    modified_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
 
 
 class File(Values):

@@ -140,6 +140,8 @@ BATCH_DOCUMENTS = Table(
             "bigint",
             "docs.id in KnowledgeDocuments, set once the document is stored.",
         ),
+        ("etag", "text", "Version of an object on object storage; empty for a file on disk."),
+        ("modified_ns", "bigint", "Time of that version, in nanoseconds since 1970."),
     ),
 )
 DOCS = Table(

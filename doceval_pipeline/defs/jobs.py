@@ -74,7 +74,9 @@ class NewBatch(dg.Config):
     """A batch, and the connections and prompts to create or update with it."""
 
     name: str = Field(description=_batch_field("name"))
-    folders: list[str] = Field(description="Folders that contain the documents, as absolute paths.")
+    folders: list[str] = Field(
+        description="Folders that contain the documents: absolute paths, or URLs such as s3://BUCKET/PREFIX/."
+    )
     connections: list[str] = Field(description=_batch_field("connections"))
     prompts: list[str] = Field(description=_batch_field("prompts"))
     description: str = Field(default="", description=_batch_field("description"))

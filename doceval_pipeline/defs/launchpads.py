@@ -23,7 +23,7 @@ ops:
   create:
     config:
       name: my-batch           # unique; an unstaged batch of this name is updated
-      folders:                 # absolute paths on the machine that runs Dagster
+      folders:                 # absolute paths where Dagster runs, or s3://BUCKET/PREFIX/
         - /path/to/documents
       connections: [my-model]  # from new_connections below, or existing ones
       prompts: [clarity]       # from new_prompts below, or existing ones

@@ -25,22 +25,22 @@ QUEUED_DOCUMENTS = 2_500
 _FOUND_TABLE = text("""
     CREATE TEMPORARY TABLE found (
         folder_id int, raw_path bytea, filepath text, state text, reason text, file_size bigint,
-        modified_ns bigint
+        modified_ns bigint, etag text
     ) ON COMMIT DROP
 """)
 # Files that a statement brings along: the rows of the table `found`.
 _SENT = """unnest(CAST(:folder_ids AS int[]), CAST(:raw_paths AS bytea[]), CAST(:filepaths AS text[]),
                   CAST(:states AS text[]), CAST(:reasons AS text[]), CAST(:sizes AS bigint[]),
-                  CAST(:modified AS bigint[]))
+                  CAST(:modified AS bigint[]), CAST(:etags AS text[]))
 """
 _WITH_SENT = f"""
     WITH found AS (
         SELECT * FROM {_SENT}
-            AS sent(folder_id, raw_path, filepath, state, reason, file_size, modified_ns))
+            AS sent(folder_id, raw_path, filepath, state, reason, file_size, modified_ns, etag))
 """
 _ADD_FOUND = text(f"INSERT INTO found SELECT * FROM {_SENT}")
 _FOUND = text("""
-    SELECT folder_id, raw_path, filepath, state, reason, file_size AS size, modified_ns FROM found
+    SELECT folder_id, raw_path, filepath, state, reason, file_size AS size, modified_ns, etag FROM found
     ORDER BY folder_id, raw_path
 """)
 _REMEMBER = """
@@ -50,27 +50,29 @@ _REMEMBER = """
     ON CONFLICT (folder_id, sha256(raw_path)) DO NOTHING
 """
 _FORGET_ASSIGNMENT = text("DELETE FROM batch_documents WHERE batch_id = :batch_id")
+# Only objects have a version: files on disk are compared by their bytes.
+_VERSION = "f.etag, CASE WHEN f.etag IS NOT NULL THEN f.modified_ns END"
 # A subquery leaves one plan. Without statistics, a join may read all documents for each portion of files.
-_ASSIGN = """
-    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size)
+_ASSIGN = f"""
+    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size, etag, modified_ns)
     SELECT :batch_id,
            (SELECT d.id FROM documents d
             WHERE d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)),
-           f.state, f.reason, f.file_size
+           f.state, f.reason, f.file_size, {_VERSION}
     FROM found f
 """
 _REMEMBER_FOUND, _ASSIGN_FOUND = text(_REMEMBER), text(_ASSIGN)
 _REMEMBER_SENT, _ASSIGN_SENT = text(_WITH_SENT + _REMEMBER), text(_WITH_SENT + _ASSIGN)
-_ASSIGN_NEW = text("""
-    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size)
-    SELECT :batch_id, d.id, f.state, f.reason, f.file_size
+_ASSIGN_NEW = text(f"""
+    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size, etag, modified_ns)
+    SELECT :batch_id, d.id, f.state, f.reason, f.file_size, {_VERSION}
     FROM found f
     JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
     WHERE NOT EXISTS (SELECT 1 FROM batch_documents b WHERE b.batch_id = :batch_id AND b.document_id = d.id)
 """)
-_ASSIGN_USABLE_NOW = text("""
+_ASSIGN_USABLE_NOW = text(f"""
     UPDATE batch_documents b
-    SET state = 'ASSIGNED', reason = NULL, file_size = f.file_size
+    SET state = 'ASSIGNED', reason = NULL, file_size = f.file_size, (etag, modified_ns) = ROW({_VERSION})
     FROM found f
     JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
     WHERE b.batch_id = :batch_id AND b.document_id = d.id
@@ -97,6 +99,14 @@ _MARK_GONE = text("""
     WHERE b.batch_id = :batch_id AND b.document_id = d.id
       AND b.state IN ('ASSIGNED', 'STAGED') AND coalesce(f.state, 'REJECTED') <> 'ASSIGNED'
 """)
+_FOLLOW_VERSIONS = text("""
+    UPDATE batch_documents b SET etag = f.etag, modified_ns = f.modified_ns
+    FROM documents d JOIN found f ON f.folder_id = d.folder_id AND sha256(f.raw_path) = sha256(d.raw_path)
+    WHERE b.batch_id = :batch_id AND b.document_id = d.id AND b.state IN ('ASSIGNED', 'STAGED')
+      AND f.etag IS NOT NULL
+      AND (b.etag, b.modified_ns, b.file_size) IS DISTINCT FROM (f.etag, f.modified_ns, f.file_size)
+    RETURNING b.document_id
+""")
 _ASSIGN_AGAIN = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', reason = NULL, knowledge_document_id = NULL
     WHERE batch_id = :batch_id AND document_id = ANY(CAST(:file_ids AS bigint[]))
@@ -105,10 +115,11 @@ _ASSIGN_AGAIN = text("""
 # of a folder for each file, which took minutes for 100,000 of them.
 _FOLDER = "(SELECT f.folder_path FROM folders f WHERE f.id = d.folder_id)"
 _STAGED = text(f"""
-    SELECT b.document_id AS file_id, {_FOLDER} AS folder, d.raw_path, b.sha256
+    SELECT b.document_id AS file_id, {_FOLDER} AS folder, d.raw_path, b.sha256, b.etag
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND b.state = 'STAGED'
+      AND (b.etag IS NULL OR b.document_id = ANY(CAST(:other_versions AS bigint[])))
     ORDER BY b.document_id
 """)
 _SET_TOTAL = text("""
@@ -130,8 +141,8 @@ _TALLIES = text("""
 # read from the index in its order, and OFFSET 0 keeps each file's lookup apart from it.
 _IN_ORDER_OF_THE_INDEX = text("SET LOCAL enable_sort = off")
 _UNSTAGED = text(f"""
-    SELECT b.document_id AS file_id, found.folder, found.raw_path, b.file_size AS size
-    FROM (SELECT document_id, file_size FROM batch_documents
+    SELECT b.document_id AS file_id, found.folder, found.raw_path, b.file_size AS size, b.etag
+    FROM (SELECT document_id, file_size, etag FROM batch_documents
           WHERE batch_id = :batch_id AND state = 'ASSIGNED' AND (batch_id, document_id) > (:batch_id, :after)
           ORDER BY document_id LIMIT :most) AS b
     CROSS JOIN LATERAL (SELECT {_FOLDER} AS folder, d.raw_path FROM documents d
@@ -198,7 +209,7 @@ _PATHS = text("""
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An entry of a folder; `size` in bytes and `modified_ns` since 1970, if known."""
+    """An entry of a folder; `size` in bytes and `modified_ns` since 1970, if known; `etag` of an object."""
 
     folder_id: int
     raw_path: bytes
@@ -207,16 +218,21 @@ class FoundFile:
     reason: str | None
     size: int | None
     modified_ns: int | None = None
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnstagedFile:
-    """A file that is assigned and not stored yet; `size` in bytes, when the folder was walked."""
+    """A file that is assigned and not stored yet; `size` in bytes, when the folder was walked.
+
+    `folder` is a path or a URL. An object is read in the version `etag`.
+    """
 
     file_id: int
     folder: str
     raw_path: bytes
     size: int
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +246,13 @@ class StagedFile:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A staged file, with the sha256 of its document."""
+    """A staged file, with the sha256 of its document, and the version to compare if it is an object."""
 
     file_id: int
     folder: str
     raw_path: bytes
     sha256: str
+    etag: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,10 +362,21 @@ def mark_gone(connection: Connection, batch_id: int, folder_reasons: Sequence[st
     return connection.execute(_MARK_GONE, parameters).rowcount
 
 
-def staged_files(connection: Connection, batch_id: int) -> Iterator[StoredFile]:
-    """The files of a batch whose documents are stored. Reads a portion at a time."""
+def follow_versions(connection: Connection, batch_id: int) -> list[int]:
+    """Record the found versions of a batch's objects; returns the ids of those that had another version."""
+    return list(connection.scalars(_FOLLOW_VERSIONS, {"batch_id": batch_id}))
+
+
+def staged_files(
+    connection: Connection, batch_id: int, other_versions: Sequence[int]
+) -> Iterator[StoredFile]:
+    """The files of a batch whose documents are stored. Reads a portion at a time.
+
+    Of objects with a known version, only those in `other_versions`, given by their ids.
+    """
     options = {"yield_per": PORTION}
-    rows = connection.execute(_STAGED, {"batch_id": batch_id}, execution_options=options)
+    chosen = {"batch_id": batch_id, "other_versions": arrays.of_numbers(other_versions)}
+    rows = connection.execute(_STAGED, chosen, execution_options=options)
     return (StoredFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows)
 
 
@@ -390,7 +418,7 @@ def unstaged_files(
     """
     connection.execute(_IN_ORDER_OF_THE_INDEX)
     rows = connection.execute(_UNSTAGED, {"batch_id": batch_id, "after": after, "most": most})
-    return [UnstagedFile(row.file_id, row.folder, bytes(row.raw_path), row.size) for row in rows]
+    return [UnstagedFile(row.file_id, row.folder, bytes(row.raw_path), row.size, row.etag) for row in rows]
 
 
 def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
@@ -484,4 +512,5 @@ def _as_arrays(files: Sequence[FoundFile]) -> dict[str, str]:
         "reasons": arrays.of_texts(f.reason for f in files),
         "sizes": arrays.of_numbers(f.size for f in files),
         "modified": arrays.of_numbers(f.modified_ns for f in files),
+        "etags": arrays.of_texts(f.etag for f in files),
     }

@@ -61,11 +61,12 @@ class ReadDocument:
     """A document as it was read.
 
     `fingerprint` covers exactly the bytes that were read. `content` has the bytes of a small document; it is
-    None if `encoded_chunks` must read the file again.
+    None if `encoded_chunks` must read the file again. `etag` identifies the version of an object.
     """
 
     fingerprint: Fingerprint
     content: bytes | None
+    etag: str | None = None
 
 
 class LastFolder:
@@ -133,12 +134,6 @@ def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str,
     with LastFolder() as last:
         read = _read(folder, path, max_bytes, last, identify=False).fingerprint
     return read.sha256, read.size
-
-
-def fingerprint_document(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
-    """What a document is known by, without its content; raises as `read_document`."""
-    with LastFolder() as last:
-        return read_document(folder, path, max_bytes, last).fingerprint
 
 
 def encoded_chunks(folder: str | Path, path: bytes, expected: ReadDocument) -> Iterator[bytes]:

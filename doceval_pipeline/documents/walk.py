@@ -33,6 +33,9 @@ SYMLINK = "symlink"
 NOT_REGULAR = "not a regular file"
 NOT_UTF8 = "name not UTF-8"
 VANISHED = "vanished"
+# Only on object storage.
+FOLDER_MARKER = "folder marker"
+UNREADABLE_NAME = "unreadable name"
 # The reasons for which a folder is listed instead of entered.
 REASONS_OF_FOLDERS = (*REASONS, UNREADABLE_FOLDER)
 
@@ -50,7 +53,8 @@ LATEST_NS = 2**63 - 1
 class Entry:
     """An entry of a walk; `path` relative to the folder as on disk, `size` in bytes if known.
 
-    `modified_ns` is the time of the last write to a file, in nanoseconds since 1970; at most 64 bits.
+    `modified_ns` is the time of the last write to a file, in nanoseconds since 1970; at most 64 bits. `etag`
+    identifies the version of an object on object storage.
     """
 
     path: bytes
@@ -58,6 +62,7 @@ class Entry:
     reason: str | None
     size: int | None
     modified_ns: int | None = None
+    etag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,36 @@ class Rules:
     exclude: tuple[str, ...] = ()
     max_bytes: int = 50 * 1024 * 1024
     skipped_folders: SkippedFolders = field(default_factory=SkippedFolders)
+
+
+class NameRules:
+    """Decides from its name whether a file is skipped."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._include = Patterns(rules.include) if rules.include else None
+        self._exclude = Patterns(rules.exclude)
+        self._wanted_temporary = Patterns(temporary_patterns(rules.include))
+
+    def reason_to_skip(self, path: str, name: str, *, is_hidden: bool, is_temporary: bool) -> str | None:
+        """The first reason that applies; the user's patterns come before what the name suggests.
+
+        Parameters
+        ----------
+        path, name
+            The path below the folder, and its last part.
+        is_hidden, is_temporary
+            Whether a folder above the file is.
+        """
+        if self._exclude.match(path):
+            return EXCLUDED
+        is_temporary = is_temporary or is_temporary_file(name)
+        if is_temporary and not self._wanted_temporary.match(path):
+            return TEMPORARY
+        if is_hidden or name.startswith("."):
+            return HIDDEN
+        if self._include is not None and not self._include.match(path):
+            return NOT_INCLUDED
+        return None
 
 
 @dataclass
@@ -89,8 +124,8 @@ def is_below(path: bytes) -> bool:
 
 
 def display_name(path: bytes) -> str:
-    r"""A path as text for people and databases: UTF-8, with other bytes written `\xNN`."""
-    return path.decode("utf-8", "backslashreplace")
+    r"""A path as text for people and databases: UTF-8, with NUL and other bytes written `\xNN`."""
+    return path.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 
 def walk(folder: Path, rules: Rules, is_over: Callable[[], bool] = lambda: False) -> Iterator[Entry]:
@@ -136,9 +171,7 @@ def require_files(folder: Path) -> None:
 class _Walk:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._include = Patterns(rules.include) if rules.include else None
-        self._exclude = Patterns(rules.exclude)
-        self._wanted_temporary = Patterns(temporary_patterns(rules.include))
+        self._name_rules = NameRules(rules)
         self._levels: list[_Level] = []
 
     def run(self, folder: Path, is_over: Callable[[], bool]) -> Iterator[Entry]:
@@ -180,27 +213,19 @@ class _Walk:
             return SKIPPED, NOT_REGULAR
         if not (level.is_utf8 and _is_utf8(name)):
             return REJECTED, NOT_UTF8
-        if (reason := self._reason_to_skip(level, name)) is not None:
+        reason = self._name_rules.reason_to_skip(
+            (level.path + name).decode(),
+            name.decode(),
+            is_hidden=level.is_hidden,
+            is_temporary=level.is_temporary,
+        )
+        if reason is not None:
             return SKIPPED, reason
         if status.st_size == 0:
             return SKIPPED, EMPTY
         if status.st_size > self._rules.max_bytes:
             return REJECTED, TOO_LARGE
         return self._try_to_open(level, name)
-
-    def _reason_to_skip(self, level: _Level, name: bytes) -> str | None:
-        """The first reason that applies; the user's patterns come before what the name suggests."""
-        path = (level.path + name).decode()
-        if self._exclude.match(path):
-            return EXCLUDED
-        is_temporary = level.is_temporary or is_temporary_file(name.decode())
-        if is_temporary and not self._wanted_temporary.match(path):
-            return TEMPORARY
-        if level.is_hidden or name.startswith(b"."):
-            return HIDDEN
-        if self._include is not None and not self._include.match(path):
-            return NOT_INCLUDED
-        return None
 
     def _try_to_open(self, level: _Level, name: bytes) -> tuple[str, str | None]:
         try:

@@ -29,7 +29,7 @@ class Schema(Enum):
         return f"doceval_{self.value}_version"
 
 
-HEADS = {Schema.DOC_EVAL: "0014", Schema.KNOWLEDGE: "0014"}
+HEADS = {Schema.DOC_EVAL: "0015", Schema.KNOWLEDGE: "0014"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:

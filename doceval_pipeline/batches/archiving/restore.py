@@ -34,7 +34,7 @@ from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
 from doceval_pipeline.doc_eval.definitions.schema import problem_of_connection
 from doceval_pipeline.doc_eval.snapshot import require_no_key
 from doceval_pipeline.documents.reading import encode
-from doceval_pipeline.documents.walk import display_name, is_below
+from doceval_pipeline.documents.walk import FOLDER_MARKER, UNREADABLE_NAME, display_name, is_below
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline.knowledge.archive import load
 from doceval_pipeline.knowledge.archive.load import MissingDocument
@@ -356,8 +356,12 @@ def _read_configuration(connection: Connection, incoming: IncomingArchive) -> bo
 def _require_files_below(connection: Connection, archive: Archive) -> None:
     """Raises for a file outside of its folder, or with a display name of another file."""
     for file in configuration.archived_files(connection):
-        # A folder that the batch names twice has the single entry "." the second time.
-        below = is_below(file.raw_path) or (file.raw_path == b"." and file.state in ("SKIPPED", "REJECTED"))
+        # A folder that the batch names twice has the single entry "." the second time. A key on object
+        # storage that is not read may have any form.
+        is_unused = file.state in ("SKIPPED", "REJECTED")
+        below = is_below(file.raw_path) or (
+            is_unused and (file.raw_path == b"." or file.reason in (FOLDER_MARKER, UNREADABLE_NAME))
+        )
         name = file.filepath.rpartition("/")[2]
         if not below or display_name(file.raw_path) != file.filepath or name != file.filename:
             raise _not_restorable(

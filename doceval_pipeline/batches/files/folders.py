@@ -18,8 +18,9 @@ from doceval_pipeline.documents.skipped_folders import (
     identity_of,
     system_folders,
 )
-from doceval_pipeline.documents.walk import NOT_INCLUDED, SKIPPED, Rules, display_name, walk
+from doceval_pipeline.documents.walk import NOT_INCLUDED, SKIPPED, Entry, Rules, display_name, walk
 from doceval_pipeline.errors import StagingError
+from doceval_pipeline.object_urls import ObjectUrl, is_object_url, parse_object_url
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.settings import Settings
 
@@ -41,24 +42,30 @@ def found_files(
     """
     choice = config["batch"]
     system = system_folders()
-    tops = [(folder["id"], Path(folder["path"])) for folder in config["folders"]]
+    tops = [folder["path"] for folder in config["folders"]]
+    urls = [parse_object_url(top) for top in tops if is_object_url(top)]
     rules = Rules(
         tuple(choice["include"]),
         tuple(choice["exclude"]),
         settings.max_document_bytes,
-        _skipped_folders([path for _, path in tops], settings, system),
+        _skipped_folders([Path(top) for top in tops if not is_object_url(top)], settings, system),
     )
-    walked: set[Identity] = set()
-    for folder_id, path in tops:
-        identity = identity_of(path)
-        if (problem := _problem(path, settings, system)) is not None:
-            raise StagingError(f"folder {display_name(os.fsencode(path))} {problem}")
+    walked: set[Identity | ObjectUrl] = set()
+    for folder in config["folders"]:
+        folder_id, top = folder["id"], folder["path"]
+        identity = parse_object_url(top) if is_object_url(top) else identity_of(top)
+        if (problem := _problem(top, settings, system)) is not None:
+            raise StagingError(f"folder {display_name(os.fsencode(top))} {problem}")
         if identity in walked:
             yield FoundFile(folder_id, b".", ".", SKIPPED, COUNTED_BY_ITSELF, None)
             continue
         if identity is not None:
             walked.add(identity)
-        for entry in walk(path, rules, is_over):
+        if isinstance(identity, ObjectUrl):
+            entries = _objects(identity, rules, urls, is_over)
+        else:
+            entries = walk(Path(top), rules, is_over)
+        for entry in entries:
             yield FoundFile(
                 folder_id,
                 raw_path=entry.path,
@@ -67,13 +74,23 @@ def found_files(
                 reason=entry.reason,
                 size=entry.size,
                 modified_ns=entry.modified_ns,
+                etag=entry.etag,
             )
+
+
+def _objects(
+    url: ObjectUrl, rules: Rules, urls: Sequence[ObjectUrl], is_over: Callable[[], bool]
+) -> Iterator[Entry]:
+    # Imported only if there is such a folder.
+    from doceval_pipeline.documents.objects import walk_objects
+
+    return walk_objects(url, rules, urls, is_over)
 
 
 def folder_problems(settings: Settings) -> Callable[[str], str | None]:
     """A function that returns why a folder cannot hold documents; None if it can or does not exist."""
     system = system_folders()
-    return lambda folder: _problem(Path(folder), settings, system)
+    return lambda folder: _problem(folder, settings, system)
 
 
 def notes_on_patterns(
@@ -121,11 +138,20 @@ def notes_on_assigned(databases: Databases, batch_id: int) -> list[str]:
 def notes_on_nesting(folders: Sequence[str]) -> list[str]:
     """Sentences on folders of a batch that are inside another folder of it."""
     known = {identity: folder for folder in folders if (identity := identity_of(folder)) is not None}
+    urls = [parse_object_url(folder) for folder in folders if is_object_url(folder)]
+    nested = [
+        *(
+            (inner, known[above])
+            for inner in folders
+            if not is_object_url(inner)
+            for above in _identities_above(inner)
+            if above in known
+        ),
+        *((str(inner), str(outer)) for inner in urls for outer in urls if inner.is_inside(outer)),
+    ]
     return [
-        f"folder {inner!r} is inside {known[above]!r}: its files are counted once, as files of {inner!r}"
-        for inner in folders
-        for above in _identities_above(Path(inner))
-        if above in known
+        f"folder {inner!r} is inside {outer!r}: its files are counted once, as files of {inner!r}"
+        for inner, outer in nested
     ]
 
 
@@ -140,8 +166,12 @@ def _skipped_folders(tops: Sequence[Path], settings: Settings, system: SkippedFo
     return SkippedFolders(reasons, system.devices)
 
 
-def _problem(folder: Path, settings: Settings, system: SkippedFolders) -> str | None:
+def _problem(folder: str, settings: Settings, system: SkippedFolders) -> str | None:
     """Why a folder cannot hold documents; None if it can or does not exist."""
+    if is_object_url(folder):
+        from doceval_pipeline.documents.stores import problem_of_library
+
+        return problem_of_library()
     identity = identity_of(folder)
     if identity is None:
         return None
@@ -153,6 +183,6 @@ def _problem(folder: Path, settings: Settings, system: SkippedFolders) -> str | 
     return None
 
 
-def _identities_above(folder: Path) -> list[Identity]:
+def _identities_above(folder: str) -> list[Identity]:
     above = map(identity_of, Path(os.path.realpath(folder)).parents)
     return [identity for identity in above if identity is not None]

@@ -43,6 +43,7 @@ class Listing(AbstractContextManager["Listing"]):
                     file.reason,
                     file.size,
                     file.modified_ns,
+                    file.etag,
                 )
                 self._file.write(json.dumps(kept) + "\n")
         except BaseException:
@@ -53,7 +54,7 @@ class Listing(AbstractContextManager["Listing"]):
     def __iter__(self) -> Iterator[FoundFile]:
         self._file.seek(0)
         for line in self._file:
-            folder_id, path, state, reason, size, modified_ns = json.loads(line)
+            folder_id, path, state, reason, size, modified_ns, etag = json.loads(line)
             raw_path = path.encode("latin-1")
             yield FoundFile(
                 folder_id=folder_id,
@@ -63,6 +64,7 @@ class Listing(AbstractContextManager["Listing"]):
                 reason=reason,
                 size=size,
                 modified_ns=modified_ns,
+                etag=etag,
             )
 
     def __exit__(self, *_: object) -> None:
@@ -129,7 +131,7 @@ def files_of(
 
 
 def digest_of(files: Iterable[FoundFile]) -> str:
-    """A digest of names, states, sizes and times, in the order of the walk."""
+    """A digest of names, states, sizes, times and ETags, in the order of the walk."""
     digest = _Digest()
     for file in files:
         digest.add(file)
@@ -199,6 +201,8 @@ class _Digest:
             b"%d/%b\0%b %d %d\n"
             % (file.folder_id, file.raw_path, file.state.encode(), file.size or 0, file.modified_ns or 0)
         )
+        if file.etag is not None:
+            self._hash.update(file.etag.encode())
 
     @property
     def text(self) -> str:

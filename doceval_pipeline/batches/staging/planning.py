@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -38,7 +37,8 @@ from doceval_pipeline.doc_eval.recurring import stored as recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, fingerprint_document
+from doceval_pipeline.documents.reading import DocumentRejected
+from doceval_pipeline.documents.sources import fingerprint_document
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.files import DocumentRange, MeasuredDocument
@@ -52,6 +52,15 @@ from doceval_pipeline.portions import Progress, in_portions
 _CHUNK = 5_000
 # The numbers of batches begin at 1.
 NO_BATCH = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A file to read, by its folder and path; of an object the version `etag`."""
+
+    folder: str
+    raw_path: bytes
+    etag: str | None
 
 
 @dataclass(frozen=True)
@@ -218,7 +227,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         return _without_batch(record, str(error))
     folders = {folder["id"]: folder["path"] for folder in config["folders"]}
     unusable = Counter(file.reason or "" for file in scanned if file.state != ASSIGNED)
-    unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
+    unread = [_Unread(folders[f.folder_id], f.raw_path, f.etag) for f in scanned if f.state == ASSIGNED]
     found: dict[str, MeasuredDocument] = {}
     unusable.update(_read(unread, databases.settings.max_document_bytes, found, progress))
     definition = current.definition
@@ -370,29 +379,29 @@ def _planned_documents(
     if scanned is None:
         documents |= stored.documents
         unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
-        unread = [(file.folder, file.raw_path) for file in stored.unstaged]
+        unread = [_Unread(file.folder, file.raw_path, file.etag) for file in stored.unstaged]
     else:
         folders = {folder["id"]: folder["path"] for folder in stored.config["folders"]}
         if stored.has_only_changes:
             unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
         unusable.update(file.reason or "" for file in scanned if file.state != ASSIGNED)
-        unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
+        unread = [_Unread(folders[f.folder_id], f.raw_path, f.etag) for f in scanned if f.state == ASSIGNED]
     unusable.update(_read(unread, max_bytes, documents, progress))
     return documents, dict(sorted(unusable.items()))
 
 
 def _read(
-    files: Sequence[tuple[str, bytes]],
+    files: Sequence[_Unread],
     max_bytes: int,
     documents: dict[str, MeasuredDocument],
     progress: Progress,
 ) -> Iterator[str]:
     """Add the documents of files to `documents`, and yield the reason of each unusable file."""
     read_bytes = 0
-    for done, (folder, path) in enumerate(files):
+    for done, file in enumerate(files):
         progress(done, len(files), read_bytes)
         try:
-            found = fingerprint_document(Path(folder), path, max_bytes)
+            found = fingerprint_document(file.folder, file.raw_path, max_bytes, file.etag)
         except DocumentRejected as rejection:
             yield rejection.reason
         else:

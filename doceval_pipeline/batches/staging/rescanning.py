@@ -6,7 +6,6 @@ documents that left the batch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -17,7 +16,8 @@ from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, hash_document
+from doceval_pipeline.documents.reading import DocumentRejected
+from doceval_pipeline.documents.sources import hash_document
 from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.portions import Progress, ignore_progress
@@ -63,6 +63,8 @@ def assign(
 def rescan_folders(databases: Databases, batch_id: int, progress: Progress = ignore_progress) -> Rescanned:
     """Rescan the folders of a batch, in one transaction.
 
+    Objects on object storage whose size, time and ETag are unchanged are not read.
+
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
@@ -84,9 +86,10 @@ def rescan_folders(databases: Databases, batch_id: int, progress: Progress = ign
 
 def _changed(connection: Connection, batch_id: int, max_bytes: int) -> Iterator[int]:
     """The ids of staged files whose bytes differ from the stored documents."""
-    for file in files.staged_files(connection, batch_id):
+    other_versions = files.follow_versions(connection, batch_id)
+    for file in files.staged_files(connection, batch_id, other_versions):
         try:
-            sha256, _ = hash_document(Path(file.folder), file.raw_path, max_bytes)
+            sha256, _ = hash_document(file.folder, file.raw_path, max_bytes, file.etag)
         except DocumentRejected:
             # Storing the file fails for the same reason, and records it.
             yield file.file_id

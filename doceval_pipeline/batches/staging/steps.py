@@ -187,8 +187,15 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
         _require_assignment(connection, begun)
         if _count_files(begun.tallies, "STAGED"):
             _unmark_deleted_documents(databases, connection, batch_id)
-        limit = databases.settings.max_document_bytes
-        copied, copied_bytes = store_missing(databases.knowledge, connection, batch_id, limit, progress)
+        settings = databases.settings
+        copied, copied_bytes = store_missing(
+            databases.knowledge,
+            connection,
+            batch_id,
+            settings.max_document_bytes,
+            settings.readers,
+            progress,
+        )
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
             absent, documents = _absent_documents(databases, connection, batch_id)

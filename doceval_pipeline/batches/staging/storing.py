@@ -1,12 +1,16 @@
 """Stores the documents of a batch's files: reads the files, and copies documents that are not stored yet.
 
 The files are processed in portions of bounded memory, two at a time: while the server works on one portion,
-the files of the other are read and hashed, and both may be copied at once. Each portion is committed in
+the files of the other are read and hashed, and both may be copied at once. Objects on object storage are read
+several at a time, because each one is waited for. Each portion is committed in
 KnowledgeDocuments first and recorded in doc_eval after that. A portion that was stored but not recorded is
 found again by its sha256, and is only read once more.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -22,13 +26,8 @@ from doceval_pipeline.doc_eval.files import (
     tally,
     unstaged_files,
 )
-from doceval_pipeline.documents.reading import (
-    DocumentRejected,
-    LastFolder,
-    ReadDocument,
-    encoded_chunks,
-    read_document,
-)
+from doceval_pipeline.documents.reading import DocumentRejected, LastFolder, ReadDocument
+from doceval_pipeline.documents.sources import encoded_chunks, read_document
 from doceval_pipeline.documents.walk import VANISHED, require_files
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import (
@@ -39,6 +38,7 @@ from doceval_pipeline.knowledge.documents import (
     find_documents,
     take_ids,
 )
+from doceval_pipeline.object_urls import is_object_url
 from doceval_pipeline.portions import Progress, in_parallel
 
 # A portion ends at this many bytes or this many files. Few files make smaller portions, so that every worker
@@ -64,7 +64,7 @@ class _PortionResult:
 
 
 def store_missing(
-    knowledge: Engine, doc_eval: Connection, batch_id: int, max_bytes: int, progress: Progress
+    knowledge: Engine, doc_eval: Connection, batch_id: int, max_bytes: int, readers: int, progress: Progress
 ) -> tuple[int, int]:
     """Store every assigned file of a batch that is not stored yet.
 
@@ -74,6 +74,8 @@ def store_missing(
         The connection that holds the batch's lock, outside a transaction.
     max_bytes
         Larger files are rejected, even if they grew after they were assigned.
+    readers
+        How many objects on object storage are read at once.
 
     Returns
     -------
@@ -86,16 +88,18 @@ def store_missing(
     copied = copied_bytes = done = read_bytes = 0
     progress(0, files, 0)
     portions = _portions(_unstaged(doc_eval, batch_id), sum(each.bytes for each in waiting))
-    for stored in in_parallel(partial(_store, knowledge, max_bytes), portions, WORKERS):
-        with doc_eval.begin():
-            mark_staged(doc_eval, batch_id, stored.staged)
-            if stored.rejected:
-                mark_rejected(doc_eval, batch_id, stored.rejected)
-        copied += len(stored.new)
-        copied_bytes += sum(stored.new)
-        done += len(stored.staged) + len(stored.rejected)
-        read_bytes += sum(file.document.size for file in stored.staged)
-        progress(done, files, read_bytes)
+    # Its threads start with the first object.
+    with ThreadPoolExecutor(readers, thread_name_prefix="reading") as pool:
+        for stored in in_parallel(partial(_store, knowledge, max_bytes, pool), portions, WORKERS):
+            with doc_eval.begin():
+                mark_staged(doc_eval, batch_id, stored.staged)
+                if stored.rejected:
+                    mark_rejected(doc_eval, batch_id, stored.rejected)
+            copied += len(stored.new)
+            copied_bytes += sum(stored.new)
+            done += len(stored.staged) + len(stored.rejected)
+            read_bytes += sum(file.document.size for file in stored.staged)
+            progress(done, files, read_bytes)
     return copied, copied_bytes
 
 
@@ -126,22 +130,25 @@ def _portions(files: Iterable[UnstagedFile], total: int) -> Iterator[list[Unstag
         yield portion
 
 
-def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _PortionResult:
+def _store(
+    knowledge: Engine, max_bytes: int, pool: ThreadPoolExecutor, files: list[UnstagedFile]
+) -> _PortionResult:
     """Read the files of a portion, and store the documents that are missing."""
     done = _PortionResult()
     small: list[tuple[UnstagedFile, ReadDocument]] = []
     small_bytes = 0
-    with LastFolder() as last:
+    with LastFolder() as last, _reading_ahead(pool, max_bytes, files) as ahead:
         for file in files:
             try:
-                read = read_document(file.folder, file.raw_path, max_bytes, last)
+                begun = ahead.popleft() if is_object_url(file.folder) else None
+                read = begun.result() if begun else read_document(*_as_found(file, max_bytes), last)
                 if read.content is None:
                     _store_together(knowledge, [(file, read)], done)
                 else:
                     small.append((file, read))
                     small_bytes += read.fingerprint.size
             except DocumentRejected as rejection:
-                if rejection.reason == VANISHED:
+                if rejection.reason == VANISHED and not is_object_url(file.folder):
                     require_files(Path(file.folder))
                 done.rejected[file.file_id] = rejection.reason
             if small_bytes >= PORTION_BYTES:
@@ -150,6 +157,30 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Por
                 small, small_bytes = [], 0
     _store_together(knowledge, small, done)
     return done
+
+
+@contextmanager
+def _reading_ahead(
+    pool: ThreadPoolExecutor, max_bytes: int, files: Iterable[UnstagedFile]
+) -> Iterator[deque[Future[ReadDocument]]]:
+    """The reading of the objects among the files, in their order; what has not begun at the end is given up.
+
+    Memory holds the objects of one portion, because an object of another size than listed is not read.
+    """
+    ahead = deque(
+        pool.submit(read_document, *_as_found(file, max_bytes))
+        for file in files
+        if is_object_url(file.folder)
+    )
+    try:
+        yield ahead
+    finally:
+        for waiting in ahead:
+            waiting.cancel()
+
+
+def _as_found(file: UnstagedFile, max_bytes: int) -> tuple[str, bytes, int, str | None]:
+    return file.folder, file.raw_path, max_bytes, file.etag
 
 
 def _store_together(

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -29,7 +28,7 @@ from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition
 from doceval_pipeline.doc_eval.definitions.upsert_batches import create_batch
 from doceval_pipeline.doc_eval.files import FoundFile, Tally
 from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes, mark_changes_only
-from doceval_pipeline.documents.reading import hash_document
+from doceval_pipeline.documents.sources import hash_document
 from doceval_pipeline.documents.walk import ASSIGNED, EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
 from doceval_pipeline.names import LONGEST, normal
@@ -232,13 +231,13 @@ def _draw(
     seed: int,
     progress: Progress,
 ) -> Sample:
-    folders = {folder["id"]: Path(folder["path"]) for folder in config["folders"]}
+    folders = {folder["id"]: folder["path"] for folder in config["folders"]}
     limit = databases.settings.max_document_bytes
     done = read_bytes = 0
 
     def read(file: FoundFile) -> str:
         nonlocal done, read_bytes
-        sha256, size = hash_document(folders[file.folder_id], file.raw_path, limit)
+        sha256, size = hash_document(folders[file.folder_id], file.raw_path, limit, file.etag)
         done, read_bytes = done + 1, read_bytes + size
         progress(done, max(documents, done + 1), read_bytes)
         return sha256

@@ -66,7 +66,7 @@ _SEALED_WRONG = text("""
     WHERE encode(sha256(convert_to(config_snapshot::text, 'UTF8')), 'hex') <> config_sha256
 """)
 _ARCHIVED_FILES = text("""
-    SELECT a.raw_path, a.filepath, a.filename, p.state
+    SELECT a.raw_path, a.filepath, a.filename, p.state, p.reason
     FROM archived_documents a JOIN archived_batch_documents p ON p.document_id = a.id
 """)
 _FILE_TWICE = text("""
@@ -163,12 +163,13 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedFile:
-    """A file of an archived batch: path on disk, display path, name and state."""
+    """A file of an archived batch: path on disk, display path, name, state and reason."""
 
     raw_path: bytes
     filepath: str
     filename: str
     state: str
+    reason: str | None
 
 
 def is_same_batch(connection: Connection, batch: Mapping[str, Any]) -> bool | None:
@@ -292,7 +293,7 @@ def read_files(connection: Connection, members: Members, file: str) -> None:
 def archived_files(connection: Connection) -> Iterator[ArchivedFile]:
     """The files that were read."""
     for row in connection.execute(_ARCHIVED_FILES, execution_options={"yield_per": 1_000}):
-        yield ArchivedFile(bytes(row.raw_path), row.filepath, row.filename, row.state)
+        yield ArchivedFile(bytes(row.raw_path), row.filepath, row.filename, row.state, row.reason)
 
 
 def load_files(connection: Connection, batch_id: int, moved: Mapping[int, int]) -> None:

@@ -28,6 +28,7 @@ from doceval_pipeline.doc_eval.definitions.schema import (
 from doceval_pipeline.doc_eval.definitions.yaml_text import Location, Mark, Mistake, TextError, read_plain
 from doceval_pipeline.errors import EvaluationFileError, PathError
 from doceval_pipeline.names import normal, printable
+from doceval_pipeline.object_urls import looks_like_url, parse_object_url
 from doceval_pipeline.paths import expanded, real_path
 from doceval_pipeline.redaction import holds_key, without_keys
 from doceval_pipeline.similar_paths import remedy_for_missing
@@ -278,19 +279,23 @@ def _folders(
     problem_of_folder: ProblemOfFolder,
     unreadable: set[Location],
 ) -> tuple[list[str], list[Mistake]]:
-    """The folders of a definition by their real paths, as they are stored, and the mistakes in them."""
+    """The folders of a definition as they are stored, by real paths or URLs, and the mistakes in them."""
     paths: list[str] = []
     mistakes: list[Mistake] = []
     given = choice.get("folders") if isinstance(choice, dict) else None
-    seen: dict[tuple[int, int], str] = {}
+    seen: dict[tuple[int, int] | str, str] = {}
     for position, folder in enumerate(_texts(given)):
         location = (*place, "folders", position)
         if folder is None or location in unreadable:
             continue
         try:
             # Added even if the folder does not exist, so that a sealed batch does not seem to change as well.
-            paths.append(_folder_path(folder, base))
-            identity = _require_folder(folder, base, paths[-1])
+            identity: tuple[int, int] | str
+            if looks_like_url(folder):
+                paths.append(identity := str(parse_object_url(folder)))
+            else:
+                paths.append(_folder_path(folder, base))
+                identity = _require_folder(folder, base, paths[-1])
         except PathError as error:
             mistakes.append(Mistake(location, str(error)))
             continue

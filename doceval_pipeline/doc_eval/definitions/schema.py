@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from doceval_pipeline.names import LONGEST, normal, refusal
+from doceval_pipeline.object_urls import holds_more_than_a_place
 from doceval_pipeline.recurrence import problem_of_schedule, problem_of_timezone
 from doceval_pipeline.redaction import holds_key
 
@@ -70,6 +71,16 @@ def _storable(value: str) -> str:
 def _keyless(value: str) -> str:
     if holds_key(value):
         raise _credential("contains what looks like a key or a password")
+    return value
+
+
+def _place(value: str) -> str:
+    if holds_more_than_a_place(value):
+        raise PydanticCustomError(
+            CREDENTIAL,
+            "has a user name, a password, a query string or a fragment in its URL: remove it; keys are "
+            "never stored: those for object storage come from environment variables",
+        )
     return value
 
 
@@ -191,7 +202,7 @@ Text = Annotated[Storable, AfterValidator(_keyless)]
 PromptText = Annotated[Text, AfterValidator(_visible)]
 Name = Annotated[Text, AfterValidator(_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
-Folder = Annotated[Text, Field(min_length=1)]
+Folder = Annotated[Text, Field(min_length=1), AfterValidator(_place)]
 Patterns = Annotated[list[Text], AfterValidator(_patterns)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
@@ -360,7 +371,10 @@ class ChoiceDefinition(NamedDefinition):
 
     name: Name = Field(description="Unique name of the batch.")
     description: Text = Field(default="", description="Description for people.")
-    folders: list[Folder] = Field(min_length=1, description="Folders that contain the documents.")
+    folders: list[Folder] = Field(
+        min_length=1,
+        description="Folders that contain the documents: paths, or URLs such as s3://BUCKET/PREFIX/.",
+    )
     connections: Names = Field(description="Names of the connections that evaluate the documents.")
     prompts: Names = Field(description="Names of the prompts to ask about each document.")
     metadata: JsonObject = Field(default_factory=dict, description="Arbitrary JSON to store with it.")

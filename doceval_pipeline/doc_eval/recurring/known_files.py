@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COMPARED = """
     SELECT f.folder_id, f.raw_path, f.file_size, f.modified_ns, k.document_id,
            k.document_id IS NOT NULL AND (
-               (k.file_size, k.modified_ns) IS DISTINCT FROM (f.file_size, f.modified_ns)
+               (k.file_size, k.modified_ns, k.etag) IS DISTINCT FROM (f.file_size, f.modified_ns, f.etag)
                OR EXISTS (SELECT 1 FROM batch_documents b
                           WHERE b.batch_id IN (k.batch_id, newest.batch_id) AND b.document_id = k.document_id
                             AND b.state = 'REJECTED'
@@ -99,14 +99,16 @@ _FORGET_UNREAD = text("""
 """)
 # Writes only differences: with scope `all`, most files are unchanged.
 _REMEMBER_FILES = text("""
-    INSERT INTO recurring_files AS k (recurring_id, document_id, file_size, modified_ns, batch_id)
-    SELECT :id, d.id, f.file_size, f.modified_ns, :batch_id
+    INSERT INTO recurring_files AS k (recurring_id, document_id, file_size, modified_ns, etag, batch_id)
+    SELECT :id, d.id, f.file_size, f.modified_ns, f.etag, :batch_id
     FROM found f
     JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
     WHERE f.state = 'ASSIGNED'
     ON CONFLICT (recurring_id, document_id) DO UPDATE
-    SET file_size = excluded.file_size, modified_ns = excluded.modified_ns, batch_id = excluded.batch_id
-    WHERE (k.file_size, k.modified_ns) IS DISTINCT FROM (excluded.file_size, excluded.modified_ns)
+    SET file_size = excluded.file_size, modified_ns = excluded.modified_ns, etag = excluded.etag,
+        batch_id = excluded.batch_id
+    WHERE (k.file_size, k.modified_ns, k.etag)
+              IS DISTINCT FROM (excluded.file_size, excluded.modified_ns, excluded.etag)
        OR EXISTS (SELECT 1 FROM batch_documents r
                   WHERE r.batch_id = k.batch_id AND r.document_id = k.document_id
                     AND r.state = 'REJECTED')

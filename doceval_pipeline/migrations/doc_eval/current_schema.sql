@@ -19,8 +19,11 @@ CREATE TABLE batch_documents (
     content_type text,
     doc_type text,
     knowledge_document_id bigint,
+    etag text,
+    modified_ns bigint,
     CONSTRAINT batch_documents_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches(id),
     CONSTRAINT batch_documents_document_id_fkey FOREIGN KEY (document_id) REFERENCES documents(id),
+    CONSTRAINT batch_documents_etag_check CHECK ((octet_length(etag) <= 1024)),
     CONSTRAINT batch_documents_file_size_check CHECK ((file_size >= 0)),
     CONSTRAINT batch_documents_pkey PRIMARY KEY (batch_id, document_id),
     CONSTRAINT batch_documents_reason_given CHECK (((reason IS NULL) = (state = ANY (ARRAY['ASSIGNED'::text, 'STAGED'::text])))),
@@ -191,7 +194,7 @@ CREATE TABLE folders (
     folder_path text NOT NULL,
     folder_name text NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
-    CONSTRAINT folders_folder_path_check CHECK (starts_with(folder_path, '/'::text)),
+    CONSTRAINT folders_folder_path_check CHECK ((starts_with(folder_path, '/'::text) OR (folder_path ~ '^(s3|gs|az)://[^/?#@]+(/[^?#]+)?$'::text))),
     CONSTRAINT folders_folder_path_key UNIQUE (folder_path),
     CONSTRAINT folders_pkey PRIMARY KEY (id),
     CONSTRAINT folders_sizes CHECK (((octet_length(folder_path) <= 16777216) AND (octet_length(folder_name) <= 16777216)))
@@ -310,8 +313,10 @@ CREATE TABLE recurring_files (
     file_size bigint NOT NULL,
     modified_ns bigint NOT NULL,
     batch_id integer,
+    etag text,
     CONSTRAINT recurring_files_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches(id),
     CONSTRAINT recurring_files_document_id_fkey FOREIGN KEY (document_id) REFERENCES documents(id),
+    CONSTRAINT recurring_files_etag_check CHECK ((octet_length(etag) <= 1024)),
     CONSTRAINT recurring_files_pkey PRIMARY KEY (recurring_id, document_id),
     CONSTRAINT recurring_files_recurring_id_fkey FOREIGN KEY (recurring_id) REFERENCES recurring_evaluations(id) ON DELETE CASCADE
 );

@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,7 +208,7 @@ def test_without_a_document_nothing_is_made(batch_of: BatchOf, what: str) -> Non
 def test_files_that_cannot_be_read_are_not_drawn(batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of(documents=4)
 
-    def read(folder: Path, path: bytes, limit: int) -> tuple[str, int]:
+    def read(folder: str, path: bytes, limit: int, etag: str | None) -> tuple[str, int]:
         if path != b"002.txt":
             raise DocumentRejected(UNREADABLE)
         return "ab", 2
@@ -217,7 +216,7 @@ def test_files_that_cannot_be_read_are_not_drawn(batch_of: BatchOf, monkeypatch:
     monkeypatch.setattr(trying, "hash_document", read)
     _, sample = tried(batch, documents=2)
     assert files(sample) == ["002.txt"]
-    monkeypatch.setattr(trying, "hash_document", lambda *_: read(Path(), b"", 0))
+    monkeypatch.setattr(trying, "hash_document", lambda *_: read("", b"", 0, None))
     with pytest.raises(StagingError, match="no document that can be read"):
         tried(batch)
 
