@@ -52,6 +52,14 @@ _MAY_USE_DAGSTERS_TABLES = text("""
            pg_get_userbyid(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba)) AS owner
     FROM pg_database CROSS JOIN to_regclass('runs') AS runs WHERE datname = current_database()
 """)
+# The roles that `doceval init --roles` lets connect, besides those of processors, which run no command.
+_GROUPS_OF = {
+    DOC_EVAL[0]: "doceval_stager, or of doceval_reader if it only reads",
+    KNOWLEDGE[0]: "doceval_stager, or of doceval_reader if it only reads",
+    DAGSTER[0]: "doceval_stager",
+}
+# A refused connection has no SQLSTATE.
+_NO_CONNECT_PRIVILEGE = "permission denied for database"
 CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
@@ -374,9 +382,16 @@ def _reachable_engine(url: str, variable: str) -> Engine:
     try:
         require_usable(partial(_connect, engine), place)
     except psycopg2.Error as error:
+        reason = _reason(error)
+        if _NO_CONNECT_PRIVILEGE in reason:
+            role = f"role {parsed.username}" if parsed.username else "this role"
+            raise DatabaseError(
+                f"{variable}: {role} may not connect to {describe_database(engine)}: the command needs a "
+                f"member of {_GROUPS_OF[variable]}"
+            ) from None
         raise DatabaseError(
             f"{variable}: cannot connect to {describe_database(engine)} "
-            f"({_reason(error)}): "
+            f"({reason}): "
             "check that the server is running and that the variable is correct"
         ) from None
     return engine

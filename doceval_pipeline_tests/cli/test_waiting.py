@@ -227,3 +227,22 @@ def test_a_server_that_answers_is_not_asked_in_the_first_seconds() -> None:
         with pytest.raises(BlockingIOError):
             listening.accept()
     assert pauses == [SECONDS_TO_MENTION / 2]
+
+
+@pytest.mark.parametrize("module", ["doceval_pipeline.cli", "click", "doceval_pipeline.cli.streams"])
+def test_ctrl_c_while_the_command_line_is_imported_ends_with_130(module: str) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from importlib.metadata import entry_points\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "sys.argv = ['doceval', '--version']\n"
+        "(script,) = entry_points(group='console_scripts', name='doceval')\n"
+        "script.load()()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")

@@ -218,6 +218,12 @@ def test_a_reader_runs_what_only_reads(installation: Installation, tmp_path: Pat
     ):
         installation.run(READER, *command)
     assert installation.everything() == before
+    refused = CliRunner().invoke(cli, ["stage", batch.name], env=installation.environment(READER))
+    assert re.fullmatch(
+        f"DAGSTER_POSTGRES_URL: role {READER} may not connect to {DAGSTER} on 127.0.0.1:\\d+: "
+        "the command needs a member of doceval_stager",
+        str(refused.exception),
+    )
 
 
 def test_workers_do_their_work_and_nothing_else(installation: Installation, tmp_path: Path) -> None:
