@@ -15,7 +15,7 @@ Progress = Callable[[int, int | None, int], None]
 
 
 def ignore_progress(done: int, total: int | None, read_bytes: int) -> None:
-    """Used if nobody follows the progress."""
+    """Discard the progress."""
 
 
 def in_portions(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -27,7 +27,7 @@ def docs(page: str | None) -> None:
         return
     path = pages.get(page.partition("#")[0].rpartition("/")[2].lower().removesuffix(".md"))
     if path is None:
-        raise FileError(f"there is no page {page[:80]!r}: doceval docs lists them")
+        raise FileError(f"page {page[:80]!r} does not exist: doceval docs lists all pages")
     click.echo_via_pager(path.read_text(encoding="utf-8").removesuffix("\n"))
 
 

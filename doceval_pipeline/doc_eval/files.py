@@ -422,7 +422,7 @@ def unstaged_files(
 
 
 def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
-    """Record files as stored; files that are no longer ASSIGNED are not changed.
+    """Record files as stored; skips files that are no longer ASSIGNED.
 
     The rest of the caller's transaction is planned with lookups (`_LOOK_UP`).
     """

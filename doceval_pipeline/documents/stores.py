@@ -137,6 +137,7 @@ class Bucket:
         options: dict[str, Any] = {} if etag is None else {"if_match": etag}
         if end is not None:
             options["range"] = (begin, end)
+        # obstore does not export the type of its options.
         return obstore.get(self._store, key, options=options)  # type: ignore[arg-type]
 
     def _can_sign(self) -> bool:

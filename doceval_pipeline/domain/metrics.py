@@ -15,7 +15,7 @@ class QueueFigures:
     oldest_waiting_seconds
         Age of the oldest waiting row; 0 without one.
     active_leases, expired_leases
-        Rows that a processor holds, and rows whose lease has expired and that nobody has taken back.
+        Rows under a valid lease, and rows whose lease has expired and was not returned yet.
     """
 
     evaluations: Mapping[str, int]

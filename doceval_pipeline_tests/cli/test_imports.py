@@ -25,7 +25,7 @@ DATABASE = frozenset(("asyncio", "filelock", "psutil", "psycopg2", "sqlalchemy")
 FILE = frozenset(("cronsim", "pathspec", "pydantic", "yaml", "yamlcore"))
 OUTPUT = frozenset(("rich",))
 STATISTICS = frozenset(("numpy", "scipy"))
-# The help of some commands imports these, too, in a few milliseconds.
+# The help of some commands also imports these, which takes a few milliseconds.
 HELP = OUTPUT | {"cronsim", "psutil"}
 # Commands that run no job, and what they import besides the database and the output.
 RUNS: dict[str, Set[str]] = {

@@ -78,7 +78,7 @@ class S3:
         self.request("DELETE", f"/{bucket}/{quote(key, safe='')}")
 
     def request(self, method: str, path: str, body: bytes = b"") -> None:
-        """Send a request that nobody checks the signature of; fails unless it succeeds."""
+        """Send an unsigned request; fails unless it succeeds."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, body, {"Authorization": _AUTHORIZATION})

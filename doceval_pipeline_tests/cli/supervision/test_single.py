@@ -49,7 +49,7 @@ def service(log: Path, *arguments: str, **environment: str) -> Iterator["subproc
 @pytest.mark.usefixtures("databases")
 def test_two_services_stage_a_batch_and_answer_probes(settings: Settings, home: Path, tmp_path: Path) -> None:
     # The server of the tests, which is a server of somebody else for an installation with another home.
-    environment = {name: database_url(settings, (name, *rest)) for name, *rest in URLS}  # type: ignore[arg-type]
+    environment = {database[0]: database_url(settings, database) for database in URLS}
     environment |= {"DOCEVAL_HOME": str(home), "DOCEVAL_LOG_FORMAT": "json"}
     port, logs = free_port(), (tmp_path / "webserver.log", tmp_path / "daemon.log")
     webserver = service(logs[0], "--only", "webserver", "--port", str(port), **environment)
